@@ -1,0 +1,1 @@
+"""One file per attack; start noise is an argument."""

@@ -1,0 +1,97 @@
+"""Projected gradient descent on the margin or the cross-entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tightrope.core.bounds import Params
+from tightrope.core.box import Box
+from tightrope.core.network import Network
+from tightrope.core.spec import Spec, evaluate, margin_cross_entropy, worst_margin
+from tightrope.errors import InputError, UnknownNameError
+
+LOSSES = ("margin", "ce")
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """Signed gradient steps from random starts, projected on the box; the worst input seen is returned.
+
+    Args:
+        steps: gradient steps.
+        restarts: independent starts.
+        step_size: as a share of the box's half-width.
+        decay: (step, factor) pairs: from that step on the step size is multiplied by the factor, cumulatively.
+        loss: what is ascended: ``"ce"``, the cross-entropy, or ``"margin"``, minus the property's worst margin.
+
+    Cost: restarts * (steps + 1) forward and restarts * steps backward passes.
+
+    Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1.
+
+    Example:
+        >>> import tightrope as tr
+        >>> net, params = tr.from_module(torch.nn.Linear(2, 2), (2,))
+        >>> box = tr.linf_box(torch.full((1, 2), 0.5), 0.1)
+        >>> spec, attack = tr.margin_spec(torch.tensor([0]), 2), Pgd(steps=5)
+        >>> x = attack.perturb(net, params, box, spec, attack.noise(box, torch.Generator().manual_seed(0)))
+        >>> bool(((x >= box.lower) & (x <= box.upper)).all())
+        True
+    """
+
+    steps: int = 20
+    restarts: int = 1
+    step_size: float = 0.25
+    decay: tuple[tuple[int, float], ...] = ()
+    loss: Literal["margin", "ce"] = "ce"
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UnknownNameError("attack loss", self.loss, LOSSES)
+        if self.steps < 0 or self.restarts < 1 or not self.step_size > 0:
+            raise InputError(
+                f"An attack needs steps >= 0, restarts >= 1 and step_size > 0, got {self.steps}, {self.restarts}, "
+                f"{self.step_size}."
+            )
+
+    def noise(self, box: Box, generator: torch.Generator) -> Tensor:
+        """Start noise, uniform in [0, 1], (restarts, batch, *input shape)."""
+        shape = (self.restarts, *box.lower.shape)
+        return torch.rand(shape, generator=generator, dtype=box.lower.dtype, device=box.lower.device)
+
+    def perturb(self, network: Network, params: Params, box: Box, spec: Spec, noise: Tensor) -> Tensor:
+        """The inputs of smallest margin seen, see :class:`tightrope.core.protocols.Attack`."""
+        params = {name: value.detach() for name, value in params.items()}
+        best, best_margin = box.lower, box.lower.flatten(1)[:, 0] + torch.inf
+        for start in noise:
+            x = box.lower + start * (box.upper - box.lower)
+            for step in range(self.steps + 1):
+                gradient, margin = self._ascent(network, params, spec, x)
+                better = margin < best_margin
+                best = torch.where(better.reshape(-1, *[1] * (x.ndim - 1)), x, best)
+                best_margin = torch.where(better, margin, best_margin)
+                if step < self.steps:
+                    x = self._step(x, gradient, box, step)
+        return best.detach()
+
+    def _ascent(self, network: Network, params: Params, spec: Spec, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient to ascend, and each sample's margin at x."""
+
+        def objective(point: Tensor) -> tuple[Tensor, Tensor]:
+            rows = evaluate(spec, network(params, point))
+            margin = worst_margin(rows, spec.clause)
+            loss = margin_cross_entropy(rows, spec.clause) if self.loss == "ce" else -margin
+            return loss.sum(), margin
+
+        gradient, margin = torch.func.grad(objective, has_aux=True)(x)
+        return gradient.detach(), margin.detach()
+
+    def _step(self, x: Tensor, gradient: Tensor, box: Box, step: int) -> Tensor:
+        size = self.step_size
+        for begin, factor in self.decay:
+            size = size * factor if step >= begin else size
+        moved = x + size * gradient.sign() * (box.upper - box.lower) / 2
+        return torch.minimum(torch.maximum(moved, box.lower), box.upper)

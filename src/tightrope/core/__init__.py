@@ -1,0 +1,1 @@
+"""Types and the network graph: torch and the standard library only."""

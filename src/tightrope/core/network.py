@@ -1,0 +1,175 @@
+"""A network as a frozen graph of ops. It holds no weights: they are an argument of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from tightrope.core.bounds import Params
+from tightrope.core.op import AffineOp, Op, Shape
+from tightrope.errors import CheckpointError, NumericalError
+
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One application of an op to the values of earlier nodes."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feed-forward graph from one input to one output vector.
+
+    Attributes:
+        nodes: in an order in which every node comes after its inputs; the last one is the output.
+        input_shape: shape of one sample.
+        trainable: keys of the params that noise and optimisers may touch. Statistics, constants and counters are not
+            among them.
+
+    Example:
+        >>> import tightrope as tr
+        >>> net, params = tr.from_module(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), input_shape=(1, 2, 2))
+        >>> net(params, torch.zeros(3, 1, 2, 2)).shape
+        torch.Size([3, 2])
+    """
+
+    nodes: tuple[Node, ...]
+    input_shape: Shape
+    trainable: tuple[str, ...]
+
+    def __call__(self, params: Params, x: Tensor) -> Tensor:
+        """The output, (batch, outputs), of samples (batch, *input_shape)."""
+        return self.values(params, x)[self.output]
+
+    def values(self, params: Params, x: Tensor) -> dict[str, Tensor]:
+        """The value of every node, the input included, by node name."""
+        values = {INPUT: x}
+        for node in self.nodes:
+            values[node.name] = node.op.forward(params, *(values[name] for name in node.inputs))
+        return values
+
+    @cached_property
+    def output(self) -> str:
+        """Name of the output node."""
+        return self.nodes[-1].name
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of one sample at every node, the input included."""
+        shapes = {INPUT: self.input_shape}
+        for node in self.nodes:
+            shapes[node.name] = node.op.output_shape(*(shapes[name] for name in node.inputs))
+        return shapes
+
+    @cached_property
+    def num_outputs(self) -> int:
+        """Length of the output vector."""
+        return self.shapes[self.output][0]
+
+    @cached_property
+    def pre_activations(self) -> tuple[str, ...]:
+        """Names of the nodes that feed a non-linear op, in order, each once."""
+        return tuple(dict.fromkeys(node.inputs[0] for node in self.nodes if node.op.kind != "affine"))
+
+    @cached_property
+    def exact_intervals(self) -> frozenset[str]:
+        """Nodes whose interval bounds are exact: one general affine map of the input at most, else monomial ones."""
+        general = {INPUT: 0}
+        for node in self.nodes:
+            if isinstance(node.op, AffineOp) and len(node.inputs) == 1 and node.inputs[0] in general:
+                count = general[node.inputs[0]] + (not node.op.monomial)
+                if count <= 1:
+                    general[node.name] = count
+        return frozenset(general)
+
+    @cached_property
+    def has_statistics(self) -> bool:
+        """Whether some layer normalises with batch statistics."""
+        return any(node.op.statistics is not None for node in self.nodes)
+
+    def calibrate(self, params: Params, x: Tensor) -> dict[str, Tensor]:
+        """The params with every batch statistic replaced by that of the clean batch, gradients flowing through.
+
+        Args:
+            params: weights by name.
+            x: samples, (batch, *input_shape).
+
+        Returns:
+            A new mapping; means and biased variances over batch and positions, as batch normalisation trains with.
+        """
+        params = dict(params)
+        values = {INPUT: x}
+        for node in self.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if node.op.statistics is not None:
+                dims = [d for d in range(inputs[0].ndim) if d != 1]
+                mean_key, var_key = node.op.statistics
+                params[var_key], params[mean_key] = torch.var_mean(inputs[0], dims, correction=0)
+            values[node.name] = node.op.forward(params, *inputs)
+        return params
+
+    def check_params(self, params: Params, reference: Mapping[str, Tensor] | None = None) -> None:
+        """Refuse params that are not finite, or that do not fit ``reference``.
+
+        Raises:
+            NumericalError: NaN or infinite entries, named.
+            CheckpointError: keys or shapes that differ from the reference's.
+        """
+        bad = [k for k, v in params.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+        if bad:
+            raise NumericalError(
+                f"The weights have NaN or infinite entries in {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}. "
+                "Nothing can be proved or trained from there; load other weights, or train with a smaller step."
+            )
+        if reference is not None:
+            problems = [f"missing {k}" for k in reference if k not in params]
+            problems += [f"unexpected {k}" for k in params if k not in reference]
+            problems += [
+                f"{k} is {tuple(params[k].shape)}, not {tuple(v.shape)}"
+                for k, v in reference.items()
+                if k in params and params[k].shape != v.shape
+            ]
+            if problems:
+                raise CheckpointError(
+                    f"These weights belong to another network: {'; '.join(problems[:5])}"
+                    f"{' ...' if len(problems) > 5 else ''}."
+                )
+
+    def to_module(self, params: Params) -> nn.Module:
+        """The network with these weights as an ``nn.Module`` whose ``state_dict`` has the same keys.
+
+        The weights are copied. The module evaluates the graph; to go back to the class it came from, load its
+        ``state_dict`` there.
+        """
+        return _GraphModule(self, params)
+
+
+class _GraphModule(nn.Module):
+    def __init__(self, network: Network, params: Params) -> None:
+        super().__init__()
+        self._network, self._keys = network, tuple(params)
+        for key, value in params.items():
+            *path, name = key.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            copy = value.detach().clone()
+            if key in network.trainable:
+                owner.register_parameter(name, nn.Parameter(copy))
+            else:
+                owner.register_buffer(name, copy)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        return self._network(tensors, x)

@@ -1,0 +1,133 @@
+"""What a layer publishes about itself. Relaxations are written against these facts and never against layer types.
+
+One axis law: activations are (batch, *shape), coefficients of linear bounds (batch, rows, *shape); the batch of a
+coefficient may be 1 where it does not depend on the sample. Ops are frozen and hold no tensors, only keys into
+``params``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tightrope.core.bounds import Interval, Lines, Params
+
+Shape = tuple[int, ...]
+
+
+class Tilt(NamedTuple):
+    """Which of the valid lines to take: a number in [0, 1] per neuron and side, see :meth:`ElementwiseOp.envelope`."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+class Op(ABC):
+    """A layer: evaluation, shapes, and where it comes from.
+
+    Attributes:
+        kind: which of the two families of facts it publishes.
+        modules: the ``torch.nn`` classes it is converted from.
+        statistics: keys of the batch mean and variance that the layer normalises with, or None.
+    """
+
+    kind: ClassVar[Literal["affine", "elementwise"]]
+    modules: ClassVar[tuple[type[nn.Module], ...]] = ()
+    statistics: ClassVar[tuple[str, str] | None] = None
+
+    @abstractmethod
+    def forward(self, params: Params, *inputs: Tensor) -> Tensor:
+        """The layer's value, (batch, *shape)."""
+
+    @abstractmethod
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Shape of one sample's output from those of the inputs."""
+
+
+class AffineOp(Op):
+    """y = A x + b.
+
+    Attributes:
+        monomial: every output depends on one input at most and every input feeds one output at most (scaling,
+            shifting, reshaping). Interval bounds stay exact through any number of these around one general map.
+    """
+
+    kind = "affine"
+    monomial: ClassVar[bool] = False
+
+    @abstractmethod
+    def linear(self, params: Params, *inputs: Tensor) -> Tensor:
+        """A x."""
+
+    @abstractmethod
+    def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
+        """abs(A) r, for radii r >= 0."""
+
+    @abstractmethod
+    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
+        """A^T coef for every input: (batch, rows, *output shape) -> (batch, rows, *input shape)."""
+
+    @abstractmethod
+    def bias(self, params: Params) -> Tensor | None:
+        """b, broadcastable to the output shape, or None for 0."""
+
+    def forward(self, params: Params, *inputs: Tensor) -> Tensor:
+        value, bias = self.linear(params, *inputs), self.bias(params)
+        return value if bias is None else value + bias
+
+
+class ElementwiseOp(Op):
+    """y_i = f(x_i), with lines that bound f on an interval.
+
+    Attributes:
+        breakpoints: where f is not differentiable.
+    """
+
+    kind = "elementwise"
+    breakpoints: ClassVar[tuple[float, ...]] = ()
+
+    @abstractmethod
+    def interval(self, pre: Interval) -> Interval:
+        """The range of f over the interval."""
+
+    @abstractmethod
+    def stable(self, pre: Interval) -> Tensor:
+        """Where f is a single line on the interval (bool). Must be False where a bound is NaN."""
+
+    @abstractmethod
+    def envelope(self, pre: Interval, tilt: Tilt) -> Lines:
+        """Lines that bound f from below and above on the interval, valid for every tilt in [0, 1].
+
+        Where f is stable both are f itself, whatever the tilt.
+        """
+
+    @abstractmethod
+    def chord(self, pre: Interval) -> Tilt:
+        """The tilt whose two lines have the slope of the chord (parallel lines)."""
+
+    @abstractmethod
+    def minimum_area(self, pre: Interval) -> Tilt:
+        """The tilt with the smallest area between the line and f, side by side."""
+
+    def zero(self, pre: Interval) -> Tilt:
+        """The flattest lower line, and the upper line of least area."""
+        return Tilt(torch.zeros_like(pre.lower), self.minimum_area(pre).upper)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+
+def product(shape: Shape) -> int:
+    """Number of entries of a shape."""
+    return int(torch.Size(shape).numel())
+
+
+def constant(params: Params, key: str | float, dims: int) -> Tensor | float:
+    """A constant by value or key, shaped to broadcast against samples of ``dims`` dimensions."""
+    if not isinstance(key, str):
+        return key
+    value = params[key]
+    return value.reshape(value.shape[1:]) if value.ndim > dims else value

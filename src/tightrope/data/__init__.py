@@ -1,0 +1,1 @@
+"""Datasets, one file each, and what they share: lookup, checksums, batches and augmentation."""

@@ -1,0 +1,95 @@
+"""Certified training: cross-entropy of the lower bounds of a convex relaxation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightrope.core.bounds import Metrics, Params
+from tightrope.core.box import Box, ball
+from tightrope.core.network import Network
+from tightrope.core.protocols import Batch, LossFn, Relaxation
+from tightrope.core.spec import Spec, check_spec, margin_spec
+from tightrope.errors import InputError
+from tightrope.methods._terms import check_weight, margin_term, mix, natural_term
+
+
+@dataclass(frozen=True)
+class Certified:
+    """(1 - w) natural + w cross-entropy of the vector (0 for the label, minus the lower bound of each margin).
+
+    An upper bound of the worst-case cross-entropy over the box, whatever the relaxation.
+
+    Args:
+        relaxation: what bounds the margins.
+        robust_weight: w.
+
+    Source: Wong and Kolter 2018 (arXiv 1711.00851), theorem 2; Gowal et al. 2018 (arXiv 1810.12715), equation 9.
+    """
+
+    relaxation: Relaxation
+    robust_weight: float = 1.0
+
+    robust: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_weight(self.robust_weight)
+
+    def draws(self, batch: Batch, eps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """None: the loss is deterministic."""
+        return {}
+
+    def loss(
+        self, network: Network, params: Params, batch: Batch, eps: Tensor, draws: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
+        natural, metrics = natural_term(network, params, batch)
+        bounds = self.relaxation.bounds(network, params, ball(batch.x, eps), batch.spec)
+        robust, more = margin_term(bounds.margins, batch, "surrogate")
+        return mix(self.robust_weight, natural, robust), metrics | more
+
+
+def certified_loss(network: Network, relaxation: Relaxation, box: Box, target: Tensor | Spec) -> LossFn:
+    """The certified loss of a fixed batch as a pure function of the params.
+
+    Args:
+        network: the graph.
+        relaxation: what bounds the margins.
+        box: input bounds, (batch, *input shape).
+        target: labels, int64 (batch,), or a :class:`Spec` of any property.
+
+    Returns:
+        A function from params to the mean certified cross-entropy and its metrics ``certified_loss`` and
+        ``certified_accuracy`` (the box is the one given: these are certificates up to rounding).
+
+    Raises:
+        InputError: labels or a spec that do not fit the network or the box.
+
+    Example:
+        >>> import tightrope as tr
+        >>> net, params = tr.from_module(torch.nn.Linear(2, 2), (2,))
+        >>> box = tr.linf_box(torch.rand(3, 2), 0.1)
+        >>> value, metrics = certified_loss(net, tr.relaxation("ibp"), box, torch.tensor([0, 1, 0]))(params)
+        >>> value.shape
+        torch.Size([])
+    """
+    batch = box.lower.shape[0]
+    if tuple(box.lower.shape[1:]) != network.input_shape:
+        raise InputError(
+            f"The box has samples of {tuple(box.lower.shape[1:])}, the network takes {network.input_shape}."
+        )
+    if isinstance(target, Tensor):
+        if target.shape[0] != batch:
+            raise InputError(f"{target.shape[0]} labels for a box of {batch} samples.")
+        target = margin_spec(target, network.num_outputs, dtype=box.lower.dtype)
+    spec = check_spec(target, batch, network.num_outputs)
+
+    def loss(params: Params) -> tuple[Tensor, Metrics]:
+        margins = relaxation.bounds(network, params, box, spec).margins
+        return margin_term(margins, Batch(box.lower, spec), "certified")
+
+    return loss

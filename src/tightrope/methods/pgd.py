@@ -1,0 +1,52 @@
+"""Adversarial training with projected gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tightrope.core.bounds import Metrics, Params
+from tightrope.core.box import ball
+from tightrope.core.network import Network
+from tightrope.core.protocols import Attack, Batch
+from tightrope.core.spec import evaluate
+from tightrope.methods._terms import check_weight, margin_term, mix, natural_term
+
+
+@dataclass(frozen=True)
+class PgdTraining:
+    """(1 - w) natural + w cross-entropy at adversarial inputs: robust in practice, certifies little.
+
+    The attack is recomputed at the params that the loss is evaluated at, and is a constant to the gradient.
+
+    Args:
+        attack: what looks for adversarial inputs.
+        robust_weight: w.
+
+    Source: Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
+    """
+
+    attack: Attack
+    robust_weight: float = 1.0
+
+    robust: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_weight(self.robust_weight)
+
+    def draws(self, batch: Batch, eps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The attack's start noise."""
+        return {"start": self.attack.noise(ball(batch.x, eps), generator)}
+
+    def loss(
+        self, network: Network, params: Params, batch: Batch, eps: Tensor, draws: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
+        natural, metrics = natural_term(network, params, batch)
+        worst = self.attack.perturb(network, params, ball(batch.x, eps), batch.spec, draws["start"])
+        robust, more = margin_term(evaluate(batch.spec, network(params, worst)), batch, "surrogate")
+        return mix(self.robust_weight, natural, robust), metrics | more

@@ -1,0 +1,1 @@
+"""One file per layer type: facts about the layer, nothing about relaxations."""

@@ -1,0 +1,87 @@
+"""Average pooling over windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tightrope.core.bounds import Params
+from tightrope.core.op import AffineOp, Shape
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AvgPool2d(AffineOp):
+    """The mean of each window, zero padding counted in."""
+
+    input_shape: Shape
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    divisor: int
+
+    modules = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+    @classmethod
+    def from_module(cls, module: nn.AvgPool2d | nn.AdaptiveAvgPool2d, path: str, shape: Shape) -> AvgPool2d:
+        if len(shape) != 3:
+            raise ValueError(f"expects (channels, height, width), gets samples of shape {shape}")
+        if isinstance(module, nn.AdaptiveAvgPool2d):
+            kernel = _adaptive_kernel(module.output_size, shape)
+            return cls(shape, kernel, kernel, (0, 0), kernel[0] * kernel[1])
+        kernel, stride, padding = (_pair(v) for v in (module.kernel_size, module.stride, module.padding))
+        if module.ceil_mode or (padding != (0, 0) and not module.count_include_pad):
+            raise ValueError("uses ceil_mode or count_include_pad=False, whose windows have different divisors")
+        if any(k > n + 2 * p for k, n, p in zip(kernel, shape[1:], padding, strict=True)):
+            raise ValueError(f"has a window larger than its padded input of shape {shape}")
+        return cls(shape, kernel, stride, padding, module.divisor_override or kernel[0] * kernel[1])
+
+    @staticmethod
+    def examples() -> list[tuple[nn.Module, Shape]]:
+        return [
+            (nn.AvgPool2d(2), (2, 4, 5)),
+            (nn.AvgPool2d((3, 2), stride=(1, 2), padding=(1, 1)), (1, 4, 6)),
+            (nn.AdaptiveAvgPool2d(1), (3, 4, 2)),
+        ]
+
+    def linear(self, params: Params, *inputs: Tensor) -> Tensor:
+        return F.avg_pool2d(inputs[0], self.kernel, self.stride, self.padding, divisor_override=self.divisor)
+
+    def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
+        return self.linear(params, *radii)
+
+    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
+        height, width = coef.shape[3:]
+        kernel = coef.new_full((1, 1, *self.kernel), 1.0 / self.divisor)
+        pulled = F.conv_transpose2d(
+            coef.reshape(-1, 1, height, width), kernel, None, self.stride, self.padding, self._remainder()
+        )
+        return (pulled.reshape(*coef.shape[:2], *self.input_shape),)
+
+    def bias(self, params: Params) -> Tensor | None:
+        return None
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        height, width = (free // s + 1 for free, s in zip(self._free(), self.stride, strict=True))
+        return (self.input_shape[0], height, width)
+
+    def _free(self) -> list[int]:
+        return [n + 2 * p - k for n, p, k in zip(self.input_shape[1:], self.padding, self.kernel, strict=True)]
+
+    def _remainder(self) -> list[int]:
+        return [free % s for free, s in zip(self._free(), self.stride, strict=True)]
+
+
+def _pair(value: int | tuple[int, ...]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _adaptive_kernel(size: int | tuple[int | None, ...] | None, shape: Shape) -> Pair:
+    sizes = size if isinstance(size, tuple) else (size, size)
+    target = [t or n for t, n in zip(sizes, shape[1:], strict=True)]
+    if any(n % t for n, t in zip(shape[1:], target, strict=True)):
+        raise ValueError(f"pools {shape[1:]} to {tuple(target)}, which does not divide it; use AvgPool2d")
+    return (shape[1] // target[0], shape[2] // target[1])

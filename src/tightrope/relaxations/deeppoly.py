@@ -1,0 +1,47 @@
+"""DeepPoly (CROWN): linear bounds pulled back to the input for every neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tightrope.core.bounds import Bounds, Interval, Params
+from tightrope.core.box import Box
+from tightrope.core.network import Network
+from tightrope.core.spec import Spec
+from tightrope.relaxations._backward import backward_bounds
+from tightrope.relaxations._slopes import LOWER, Slope, check_slope
+
+
+@dataclass(frozen=True)
+class Deeppoly:
+    """Upper lines are the chords; lower lines follow ``slope``. Every pre-activation is bounded by back-substitution.
+
+    Args:
+        slope: ``"adaptive"``, 0 where u < -l else 1, as published (jumps where the two are equal); ``"zero"``, always
+            flat; ``"parallel"``, that of the chord.
+
+    Cost: quadratic in depth; one coefficient per neuron and entry of every earlier layer.
+
+    Source: Singh et al. 2019 (POPL), section 4; Zhang et al. 2018 (CROWN, arXiv 1811.00866), theorem 3.2.
+    """
+
+    slope: Slope = "adaptive"
+
+    continuous: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_slope(self.slope)
+
+    def bounds(
+        self,
+        network: Network,
+        params: Params,
+        box: Box,
+        spec: Spec,
+        *,
+        pre: Mapping[str, Interval] | None = None,
+    ) -> Bounds:
+        """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
+        return backward_bounds(network, params, box, spec, LOWER[self.slope], pre)
