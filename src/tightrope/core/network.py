@@ -110,10 +110,9 @@ class Network:
         values = {INPUT: x}
         for node in self.nodes:
             inputs = [values[name] for name in node.inputs]
-            if node.op.statistics is not None:
+            if (keys := node.op.statistics) is not None:
                 dims = [d for d in range(inputs[0].ndim) if d != 1]
-                mean_key, var_key = node.op.statistics
-                params[var_key], params[mean_key] = torch.var_mean(inputs[0], dims, correction=0)
+                params[keys.var], params[keys.mean] = torch.var_mean(inputs[0], dims, correction=0)
             values[node.name] = node.op.forward(params, *inputs)
         return params
 

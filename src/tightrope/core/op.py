@@ -25,18 +25,35 @@ class Tilt(NamedTuple):
     upper: Tensor
 
 
+class Statistics(NamedTuple):
+    """Batch statistics that a layer normalises with.
+
+    Attributes:
+        mean: key of the running mean.
+        var: key of the running (unbiased) variance.
+        momentum: share of the newest batch in both.
+    """
+
+    mean: str
+    var: str
+    momentum: float
+
+
 class Op(ABC):
     """A layer: evaluation, shapes, and where it comes from.
 
     Attributes:
         kind: which of the two families of facts it publishes.
         modules: the ``torch.nn`` classes it is converted from.
-        statistics: keys of the batch mean and variance that the layer normalises with, or None.
     """
 
     kind: ClassVar[Literal["affine", "elementwise"]]
     modules: ClassVar[tuple[type[nn.Module], ...]] = ()
-    statistics: ClassVar[tuple[str, str] | None] = None
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Batch statistics that the layer normalises with, if any."""
+        return None
 
     @abstractmethod
     def forward(self, params: Params, *inputs: Tensor) -> Tensor:

@@ -97,9 +97,7 @@ def _gunzip(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CorruptDataError(
-            f"{path}: not a complete gzip file ({error}). Delete it and fetch it again."
-        ) from error
+        raise CorruptDataError(f"{path}: not a complete gzip file ({error}). Delete it and fetch it again.") from error
 
 
 def parse_idx(data: bytes, source: Path | str) -> Tensor:
@@ -121,9 +119,7 @@ def parse_idx(data: bytes, source: Path | str) -> Tensor:
         [5, 7]
     """
     if len(data) < 4 or data[:3] != bytes([0, 0, _UINT8]):
-        raise CorruptDataError(
-            f"{source}: not an idx file of bytes, it starts with {data[:4].hex() or 'nothing'}."
-        )
+        raise CorruptDataError(f"{source}: not an idx file of bytes, it starts with {data[:4].hex() or 'nothing'}.")
     dimensions = data[3]
     start = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", data[4:start]) if len(data) >= start else ()

@@ -169,9 +169,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 def _permutation(count: int, seed: int, stream: tuple[int, ...]) -> Tensor:
     # NumPy promises the raw output of its bit generators for ever, but not that of `permutation`.
     if min(count, seed, *stream) < 0:
-        raise InputError(
-            f"Sample counts, seeds and epochs must not be negative, got {(count, seed, *stream)}."
-        )
+        raise InputError(f"Sample counts, seeds and epochs must not be negative, got {(count, seed, *stream)}.")
     keys = np.random.Philox(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(count)
     return torch.from_numpy(np.argsort(keys, kind="stable"))
 
@@ -221,14 +219,13 @@ def apply_augment(images: Tensor, draws: AugmentDraws) -> Tensor:
     Returns:
         Images (n, c, h, w).
     """
-    batch, channels, height, width = images.shape
-    shift, mirror = draws.shift.to(images.device), draws.mirror.to(images.device)
-    here = images.device
-    rows = (torch.arange(height, device=here) + shift[:, :1]).clamp(0, height - 1)
-    columns = (torch.arange(width, device=here) + shift[:, 1:]).clamp(0, width - 1)
+    (batch, channels, height, width), device = images.shape, images.device
+    shift, mirror = draws.shift.to(device), draws.mirror.to(device)
+    rows = (torch.arange(height, device=device) + shift[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=device) + shift[:, 1:]).clamp(0, width - 1)
     columns = torch.where(mirror[:, None], columns.flip(1), columns)
-    image = torch.arange(batch, device=here)[:, None, None, None]
-    channel = torch.arange(channels, device=here)[:, None, None]
+    image = torch.arange(batch, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[:, None, None]
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 

@@ -101,9 +101,7 @@ def _unpack(archive: Path, names: Collection[str]) -> dict[str, bytes]:
                 if file is not None and name in names:
                     contents[name] = file.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise CorruptDataError(
-            f"{archive}: not a complete archive ({error}). Delete it and fetch it again."
-        ) from error
+        raise CorruptDataError(f"{archive}: not a complete archive ({error}). Delete it and fetch it again.") from error
     if absent := sorted(set(names) - set(contents)):
         raise CorruptDataError(f"{archive}: {', '.join(absent)} is not in it. Delete it and fetch it again.")
     return contents

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits
 
 from tightrope.data._loader import Samples, Split, check_split, take
 

@@ -14,18 +14,10 @@ _SOURCE = IdxSource(
     folder="MNIST/raw",
     url="https://ossci-datasets.s3.amazonaws.com/mnist/",
     digests={
-        "train-images-idx3-ubyte": Digests(
-            "6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873"
-        ),
-        "train-labels-idx1-ubyte": Digests(
-            "a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432"
-        ),
-        "t10k-images-idx3-ubyte": Digests(
-            "2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3"
-        ),
-        "t10k-labels-idx1-ubyte": Digests(
-            "27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c"
-        ),
+        "train-images-idx3-ubyte": Digests("6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        "train-labels-idx1-ubyte": Digests("a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432"),
+        "t10k-images-idx3-ubyte": Digests("2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3"),
+        "t10k-labels-idx1-ubyte": Digests("27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c"),
     },
 )
 

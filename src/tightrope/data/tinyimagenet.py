@@ -20,9 +20,7 @@ from tightrope.errors import CorruptDataError
 
 _FOLDER = "tiny-imagenet-200"
 _ARCHIVE = f"{_FOLDER}.zip"
-_REMOTE = Remote(
-    "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", _ARCHIVE
-)
+_REMOTE = Remote("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", _ARCHIVE)
 _CLASSES, _ANNOTATIONS = "wnids.txt", "val/val_annotations.txt"
 
 
@@ -30,7 +28,7 @@ _CLASSES, _ANNOTATIONS = "wnids.txt", "val/val_annotations.txt"
 class TinyImageNet:
     """Photographs of 200 of the classes of ImageNet.
 
-    Read from a folder `tiny-imagenet-200*` with a `wnids.txt`, or from `tiny-imagenet-200.zip`, below the data
+    Read from a folder `tiny-imagenet-200*` with a `wnids.txt`, or from `tiny-imagenet-200.zip` below the data
     root (or the root itself is that folder). Its own test images have no public labels: as everywhere in the
     literature, the 'test' split is its validation folder. Classes are numbered in the alphabetical order of
     their WordNet identifiers, as folder-based loaders number them, so that networks trained elsewhere keep
@@ -90,9 +88,7 @@ class _Tree(NamedTuple):
 
     def lines(self, name: str) -> list[list[str]]:
         """Rows of a text file, split at white space."""
-        return [
-            line.split() for line in self.read(name).decode(errors="replace").splitlines() if line.strip()
-        ]
+        return [line.split() for line in self.read(name).decode(errors="replace").splitlines() if line.strip()]
 
 
 def _open(root: Path) -> _Tree:
@@ -120,9 +116,7 @@ def _open_archive(archive: Path) -> _Tree:
 def _class_numbers(tree: _Tree, num_classes: int) -> dict[str, int]:
     wnids = sorted({row[0] for row in tree.lines(_CLASSES)})
     if len(wnids) != num_classes:
-        raise CorruptDataError(
-            f"{tree.source}: {_CLASSES} names {len(wnids)} classes, expected {num_classes}."
-        )
+        raise CorruptDataError(f"{tree.source}: {_CLASSES} names {len(wnids)} classes, expected {num_classes}.")
     return {wnid: number for number, wnid in enumerate(wnids)}
 
 
@@ -130,9 +124,7 @@ def _training_entries(tree: _Tree) -> list[tuple[str, str]]:
     """(path, class) of every training image."""
     paths = sorted(name for name in tree.names if name.startswith("train/") and name.endswith(".JPEG"))
     if not paths:
-        raise CorruptDataError(
-            f"{tree.source}: there are no images train/*/images/*.JPEG. Fetch the data again."
-        )
+        raise CorruptDataError(f"{tree.source}: there are no images train/*/images/*.JPEG. Fetch the data again.")
     return [(path, path.split("/")[1]) for path in paths]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape
+from tightrope.core.op import AffineOp, Shape, Statistics
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class BatchNorm(AffineOp):
     monomial = True
 
     @property
-    def statistics(self) -> tuple[str, str]:  # type: ignore[override]
-        return self.mean, self.var
+    def statistics(self) -> Statistics:
+        return Statistics(self.mean, self.var, self.momentum)
 
     @classmethod
     def from_module(cls, module: nn.BatchNorm1d | nn.BatchNorm2d, path: str, shape: Shape) -> BatchNorm:

@@ -1,0 +1,210 @@
+"""The configuration of a run: typed, validated, all problems reported together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tightrope.core.box import parse_eps, round_up
+from tightrope.errors import ConfigError, InputError
+
+
+def _exact(value: Any) -> str:
+    """A radius as exact text; numbers are taken as they are written."""
+    try:
+        fraction = parse_eps(value if isinstance(value, str) else repr(value))
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    if fraction > 1:
+        raise ValueError(f'eps = {value} is larger than the data range [0, 1]; for 8-bit steps write "8/255"')
+    return str(value)
+
+
+Radius = Annotated[str, BeforeValidator(_exact)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Plugin(BaseModel):
+    """A plug-in by name; its options are the other keys."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plug-in's own options."""
+        return dict(self.model_extra or {})
+
+
+class Data(_Section):
+    """What to train on.
+
+    Attributes:
+        name: of the dataset.
+        train: images of the training split to use, the first ones before shuffling; None for all.
+        validation: held out of them: a share below 1, or a number; 0 for none.
+        flip: mirror at random.
+        pad: shift at random by up to so many pixels.
+        normalize: put the dataset's channel statistics at the start of the network.
+    """
+
+    name: str
+    train: Count | None = None
+    validation: NonNegative = 0.1
+    flip: bool = False
+    pad: Annotated[int, Field(ge=0)] = 0
+    normalize: bool = True
+
+
+class Model(_Plugin):
+    """The architecture.
+
+    Attributes:
+        init: ``default`` (PyTorch's) or ``shi``.
+    """
+
+    init: Literal["default", "shi"] = "default"
+
+
+class Method(_Plugin):
+    """The training method."""
+
+
+class Smoother(_Plugin):
+    """The loss smoother.
+
+    Attributes:
+        std: of the weight noise, in the units of the weights.
+    """
+
+    name: str = "none"
+    std: NonNegative = 0.0
+
+
+class Eps(_Section):
+    """The radius, in input units.
+
+    Attributes:
+        train: at the end of the ramp; training continues with it.
+        test: that the network is meant for; None for the same.
+        ramp: how it grows from 0.
+        begin, finish: of the ramp, in epochs.
+    """
+
+    train: Radius
+    test: Radius | None = None
+    ramp: Literal["smooth", "linear", "none"] = "smooth"
+    begin: NonNegative = 0.0
+    finish: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Eps:
+        if self.finish < self.begin:
+            raise ValueError(f"finish = {self.finish} lies before begin = {self.begin}")
+        return self
+
+    @property
+    def target(self) -> str:
+        """The radius at test time, exactly."""
+        return self.train if self.test is None else self.test
+
+    def value(self, text: str) -> float:
+        """A radius as a float, never rounded down."""
+        return round_up(parse_eps(text))
+
+
+class Optimizer(_Section):
+    """Adam or SGD.
+
+    Attributes:
+        milestones: epochs at which the learning rate is multiplied by ``factor``.
+        clip_norm: largest gradient norm; 0 for no clipping.
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    lr: Positive = 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: NonNegative = 0.0
+    milestones: tuple[NonNegative, ...] = ()
+    factor: Positive = 0.2
+    clip_norm: NonNegative = 10.0
+
+
+class Train(_Section):
+    """Length and penalties.
+
+    Attributes:
+        l1: weight of the L1 norm of the kernels.
+        shi: weight of the regularisers of Shi et al. during the ramp.
+        shi_tolerance: their threshold.
+    """
+
+    epochs: Count
+    batch_size: Count = 128
+    l1: NonNegative = 0.0
+    shi: NonNegative = 0.0
+    shi_tolerance: Positive = 0.5
+
+
+class RunConfig(_Section):
+    """A whole run.
+
+    Attributes:
+        seed: of everything random.
+        device: ``auto`` takes a GPU if there is one.
+        threads: of torch on the CPU; None for torch's choice. Recorded, and kept when resumed.
+    """
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    threads: Count | None = None
+    data: Data
+    model: Model
+    method: Method
+    smoother: Smoother = Smoother()
+    eps: Eps
+    optimizer: Optimizer = Optimizer()
+    train: Train
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
+    """Validate nested values.
+
+    Raises:
+        ConfigError: naming every problem at once, with its dotted key and what is expected.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_sentence(problem) for problem in error.errors()], source) from None
+
+
+def _sentence(problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path[-1], _keys(path[:-1]), n=1)
+        return f"{key}: there is no such setting." + (f" Did you mean {close[0]!r}?" if close else "")
+    if problem["type"] == "missing":
+        return f"{key}: is required."
+    given = problem["input"]
+    shown = f" (got {given!r})" if not isinstance(given, Mapping | BaseModel) else ""
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}."
+
+
+def _keys(path: list[str]) -> list[str]:
+    section: Any = RunConfig
+    for part in path:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+

@@ -1,0 +1,216 @@
+"""Runs: training into a folder, resuming, reading back."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tightrope._version import __version__
+from tightrope.core.network import Network
+from tightrope.errors import CheckpointError, ConfigError, InputError, MissingDataError
+from tightrope.experiments.build import fingerprint
+from tightrope.experiments.config import RunConfig, parse_config
+from tightrope.experiments.load import config_toml, config_values
+from tightrope.frontend.graph import from_json, to_json
+from tightrope.records.files import read_json, write_atomic, write_json
+from tightrope.records.folder import RunFolder
+from tightrope.records.run import Environment, EpochRecord, RunRecord, read_epochs, write_epochs
+from tightrope.training.events import Watcher
+from tightrope.training.loop import Job, train
+from tightrope.training.state import State, load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run, read from its folder.
+
+    Attributes:
+        folder: where its files are.
+        record: what was trained and how it went.
+
+    Example:
+        >>> run = tr.load("runs/digits-mlp-ibp")  # doctest: +SKIP
+        >>> run.network(run.params, x).argmax(1)  # doctest: +SKIP
+    """
+
+    folder: RunFolder
+    record: RunRecord
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration, defaults filled in."""
+        return parse_config(self.record.config, str(self.folder.record))
+
+    @cached_property
+    def network(self) -> Network:
+        """The graph."""
+        return from_json(read_json(self.folder.network))
+
+    @cached_property
+    def params(self) -> dict[str, Tensor]:
+        """The final weights, on the CPU.
+
+        Raises:
+            CheckpointError: the file is truncated, altered, or of another network.
+            NumericalError: NaN or infinite weights.
+        """
+        params, _ = load_tensors(self.folder.weights)
+        needed = {key for node in self.network.nodes for key in vars(node.op).values() if isinstance(key, str)}
+        if missing := sorted(needed - set(params)):
+            raise CheckpointError(f"{self.folder.weights} belongs to another network: it lacks {missing[0]}.")
+        self.network.check_params(params)
+        return params
+
+    @property
+    def epochs(self) -> list[EpochRecord]:
+        """The record of every epoch."""
+        return read_epochs(self.folder.metrics)
+
+
+def load(path: Path | str) -> Run:
+    """Read a finished run.
+
+    Raises:
+        MissingDataError: there is no run in that folder, or it is not finished.
+        CorruptDataError: a file of it is damaged.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.record.is_file():
+        raise MissingDataError(f"{path} is not a run folder: it has no {folder.record.name}.")
+    record = RunRecord.read(folder.record)
+    if record.status != "finished":
+        raise MissingDataError(
+            f"The run in {path} is {record.status}, not finished. Continue it with: tightrope train --resume {path}"
+        )
+    return Run(folder, record)
+
+
+def read_config(path: Path | str) -> tuple[str, RunConfig]:
+    """Name and configuration of a run, finished or not.
+
+    Raises:
+        MissingDataError: there is no run in that folder.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.record.is_file():
+        raise MissingDataError(f"There is nothing to resume in {path}: it has no {folder.record.name}.")
+    record = RunRecord.read(folder.record)
+    return record.name, parse_config(record.config, str(folder.record))
+
+
+def execute(name: str, config: RunConfig, job: Job, out: Path, *, resume: bool, watcher: Watcher) -> Run:
+    """Train into a folder, or finish what is there.
+
+    Args:
+        name: of the configuration.
+        config: written to the folder.
+        job: built from it.
+        out: the run folder.
+        resume: continue a run that was interrupted; a finished one is returned as it is.
+        watcher: is told of progress.
+
+    Raises:
+        InputError: the folder holds a run and ``resume`` is not set.
+        CheckpointError: the checkpoint is damaged, or of another run.
+        KeyboardInterrupt, NumericalError, OSError: from training; the folder can be resumed.
+    """
+    folder = RunFolder(out)
+    previous = RunRecord.read(folder.record) if folder.record.is_file() else None
+    _check_folder(folder, previous, config, resume)
+    if previous is not None and previous.status == "finished":
+        return Run(folder, previous)
+    threads = previous.environment.threads if previous else config.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    state, mark = job.new_state(), fingerprint(config, job)
+    if folder.checkpoint.is_file():
+        state.restore(folder.checkpoint, mark)
+    record = _new_record(name, config, job, threads, resumed=previous.resumed + 1 if previous else 0)
+    if previous is None:
+        write_atomic(folder.config, config_toml(config))
+        write_json(folder.network, to_json(job.network))
+    record.write(folder.record)
+    return _train(folder, record, job, state, mark, watcher)
+
+
+def _train(folder: RunFolder, record: RunRecord, job: Job, state: State, mark: str, watcher: Watcher) -> Run:
+    epochs = [epoch for epoch in read_epochs(folder.metrics) if epoch.step <= state.step]
+
+    def finish_epoch(epoch: EpochRecord) -> None:
+        epochs.append(epoch)
+        write_epochs(folder.metrics, epochs)
+
+    def close(status: str, message: str = "", sha256: str = "") -> RunRecord:
+        final = epochs[-1] if epochs else None
+        facts = {"status": status, "message": message, "weights_sha256": sha256, "final": final}
+        closed = record.model_copy(update={**facts, "seconds": round(state.seconds, 3)})
+        closed.write(folder.record)
+        return closed
+
+    checkpoint: Callable[[State], None] = lambda current: current.save(folder.checkpoint, mark)  # noqa: E731
+    try:
+        train(job, state, checkpoint=checkpoint, finish_epoch=finish_epoch, watcher=watcher)
+    except KeyboardInterrupt:
+        close("interrupted")
+        raise
+    except Exception as error:
+        close("failed", str(error))
+        raise
+    sha256 = save_tensors(folder.weights, state.params, {"run": mark})
+    return Run(folder, close("finished", sha256=sha256))
+
+
+def _check_folder(folder: RunFolder, previous: RunRecord | None, config: RunConfig, resume: bool) -> None:
+    if previous is None:
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise InputError(f"{folder.path} exists and is not a run folder; choose another --out.")
+        return
+    if not resume:
+        raise InputError(
+            f"{folder.path} already holds a run ({previous.status}). Continue it with --resume {folder.path}, or choose "
+            "another --out."
+        )
+    if previous.config != config_values(config):
+        raise ConfigError([f"it differs from the one that {folder.path} was started with"], "the configuration")
+
+
+def _new_record(name: str, config: RunConfig, job: Job, threads: int, *, resumed: int) -> RunRecord:
+    device = next(iter(job.params.values())).device
+    return RunRecord(
+        name=name,
+        status="running",
+        config=config_values(config),
+        environment=Environment(
+            tightrope=__version__,
+            torch=torch.__version__,
+            python=platform.python_version(),
+            platform=f"{platform.system()} {platform.machine()}",
+            processor=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            device=device.type,
+            threads=threads,
+        ),
+        weights=sum(job.params[key].numel() for key in job.network.trainable),
+        samples={"train": job.train.size, "validation": job.validation.size if job.validation else 0},
+        steps=job.steps,
+        seconds=0.0,
+        resumed=resumed,
+    )
+
+
+def _processor() -> str:
+    """The processor's name; Python itself only knows the architecture on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,1 @@
+"""Records of runs and of certified images: schema, reading and writing. No torch."""

@@ -1,0 +1,51 @@
+"""Where things lie in a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, as TOML, defaults filled in."""
+        return self.path / "config.toml"
+
+    @property
+    def record(self) -> Path:
+        """The run record."""
+        return self.path / "record.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def network(self) -> Path:
+        """The graph, so that a run of any module can be read back without its code."""
+        return self.path / "network.json"
+
+    @property
+    def weights(self) -> Path:
+        """The final weights."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state to resume from."""
+        return self.path / "checkpoint.safetensors"
+
+    def certification(self, name: str) -> Path:
+        """One JSON line per image of one certification."""
+        return self.path / f"certify-{name}.jsonl"

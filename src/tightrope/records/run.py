@@ -1,0 +1,119 @@
+"""The record of a training run: everything needed to judge, repeat or resume it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tightrope.errors import CorruptDataError
+from tightrope.records.files import read_json, write_atomic, write_json
+
+SCHEMA = 1
+
+Status = Literal["running", "interrupted", "failed", "finished"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Environment(_Record):
+    """What the run ran on.
+
+    Attributes:
+        threads: of torch; a resumed run takes the same, since sums depend on it.
+    """
+
+    tightrope: str
+    torch: str
+    python: str
+    platform: str
+    processor: str
+    device: str
+    threads: int
+
+
+class EpochRecord(_Record):
+    """One epoch. ``train`` averages the steps; ``validation`` is at the end; both hold surrogates, no certificates.
+
+    Attributes:
+        epoch: counted from 1.
+        seconds: of training since the run began, pauses left out.
+        eps: training radius at the end of the epoch, input units.
+    """
+
+    epoch: int
+    step: int
+    seconds: float
+    lr: float
+    eps: float
+    std: float
+    train: dict[str, float]
+    validation: dict[str, float]
+
+
+class RunRecord(_Record):
+    """A training run.
+
+    Attributes:
+        name: of the preset or file it came from.
+        config: the whole configuration, defaults filled in.
+        weights: number of trainable weights.
+        samples: training and validation images.
+        weights_sha256: of the final weights; empty until finished.
+        final: the last epoch's record.
+    """
+
+    schema_version: int = SCHEMA
+    name: str
+    status: Status
+    config: dict[str, Any]
+    environment: Environment
+    weights: int
+    samples: dict[str, int]
+    steps: int
+    seconds: float
+    resumed: int = 0
+    weights_sha256: str = ""
+    final: EpochRecord | None = None
+    message: str = ""
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> RunRecord:
+        """Read from JSON.
+
+        Raises:
+            MissingDataError: there is no such file.
+            CorruptDataError: it is not a run record of this version.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            raise CorruptDataError(f"{path} is not a run record of schema {SCHEMA}: {error}") from None
+
+
+def write_epochs(path: Path, epochs: Iterable[EpochRecord]) -> None:
+    """Write the epochs as JSON lines, atomically: a few hundred short lines at most."""
+    write_atomic(path, "".join(json.dumps(epoch.model_dump(mode="json")) + "\n" for epoch in epochs))
+
+
+def read_epochs(path: Path) -> list[EpochRecord]:
+    """Read the epochs written so far, none if there is no file.
+
+    Raises:
+        CorruptDataError: a line is not an epoch.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [EpochRecord.model_validate_json(line) for line in path.read_text().splitlines()]
+    except ValidationError as error:
+        raise CorruptDataError(f"{path} is damaged: {error}") from None

@@ -1,0 +1,269 @@
+"""The training loop: the only one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from tightrope.core.bounds import Metrics, Params
+from tightrope.core.network import Network
+from tightrope.core.noise import derived_generator
+from tightrope.core.protocols import Batch, Smoother, TrainingMethod
+from tightrope.core.spec import Spec
+from tightrope.data._loader import Samples, augment, epoch_order, take, to_unit
+from tightrope.errors import NumericalError
+from tightrope.methods._regularizers import Penalty
+from tightrope.records.run import EpochRecord
+from tightrope.schedules import Schedule
+from tightrope.smoothers.none import Unsmoothed
+from tightrope.training.events import StepEvent, Watcher
+from tightrope.training.interrupt import DeferredInterrupt
+from tightrope.training.state import Meter, State
+
+CHECKPOINT_SECONDS = 120.0
+EVENT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that does not change during a run. Positions of schedules are epochs, fractions included.
+
+    Attributes:
+        params: the initial weights.
+        make_spec: from labels to the property that each sample should have.
+        eps: training radius, input units.
+        eps_test: radius of the validation surrogate.
+        clip_norm: largest gradient norm; 0 for no clipping.
+        flip, pad: augmentation by mirroring and by shifts of up to ``pad`` pixels.
+    """
+
+    network: Network
+    params: Params
+    method: TrainingMethod
+    smoother: Smoother
+    penalty: Penalty
+    train: Samples
+    validation: Samples | None
+    make_spec: Callable[[Tensor], Spec]
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
+    eps: Schedule
+    lr: Schedule
+    std: Schedule
+    eps_test: float
+    eps_ramp_end: float
+    epochs: int
+    batch_size: int
+    clip_norm: float
+    flip: bool
+    pad: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last batch of an epoch may be smaller."""
+        return math.ceil(self.train.size / self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def new_state(self) -> State:
+        """The state before the first step."""
+        params = {name: value.detach().clone() for name, value in self.params.items()}
+        optimizer = self.optimizer([params[name] for name in self.network.trainable])
+        return State(params, optimizer, self.smoother.init(params, self.network.trainable), Meter())
+
+
+def train(
+    job: Job,
+    state: State,
+    *,
+    checkpoint: Callable[[State], None],
+    finish_epoch: Callable[[EpochRecord], None],
+    watcher: Watcher,
+) -> None:
+    """Run the job from ``state`` to its end; the state is advanced in place.
+
+    Args:
+        job: what to do.
+        state: new, or restored from a checkpoint.
+        checkpoint: stores the state: now and then, after every epoch, and before an interrupt or an error is raised.
+        finish_epoch: stores the record of an epoch, before the checkpoint after it.
+        watcher: is told of progress.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the current step.
+        NumericalError: NaN or infinity in the gradient; the weights are those before that step.
+    """
+    last_event = last_checkpoint = clock = time.monotonic()
+    with DeferredInterrupt() as interrupt:
+        while state.step < job.steps:
+            try:
+                train_step(job, state)
+            except NumericalError:
+                checkpoint(state)
+                raise
+            now = time.monotonic()
+            state.seconds, clock = state.seconds + now - clock, now
+            if state.step % job.steps_per_epoch == 0:
+                record = _close_epoch(job, state)
+                finish_epoch(record)
+                watcher.on_epoch(record)
+                last_checkpoint = -math.inf
+            if now - last_event > EVENT_SECONDS or state.step == job.steps:
+                watcher.on_step(_event(job, state))
+                last_event = now
+            if interrupt.requested or now - last_checkpoint > CHECKPOINT_SECONDS:
+                checkpoint(state)
+                last_checkpoint = time.monotonic()
+            if interrupt.requested and state.step < job.steps:
+                raise KeyboardInterrupt
+
+
+def train_step(job: Job, state: State) -> None:
+    """One step: batch, gradient estimate, penalties, update. Everything random is a function of (seed, step)."""
+    device = next(iter(state.params.values())).device
+    epoch, index = divmod(state.step, job.steps_per_epoch)
+    position = state.step / job.steps_per_epoch
+    generator = derived_generator(device, job.seed, "step", state.step)
+    batch = _batch(job, epoch, index, device, generator)
+    radius = job.eps(position)
+    eps = torch.tensor(radius, dtype=torch.float64, device=device)
+    draws = job.method.draws(batch, eps, generator)
+
+    def loss(params: Params) -> tuple[Tensor, Metrics]:
+        return job.method.loss(job.network, _calibrated(job.network, params, batch), batch, eps, draws)
+
+    estimate = job.smoother.estimate(loss, state.params, state.smoother, std=job.std(position), generator=generator)
+    grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
+    _add_penalty(job, state, batch, eps, radius, grad, metrics)
+    _update_statistics(job.network, state.params, batch)
+    metrics["grad_norm"] = _descend(job, state, grad, job.lr(position))
+    state.smoother = estimate.state
+    state.meter.add(metrics)
+    state.step += 1
+
+
+def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dict[str, float]:
+    """Means of the method's metrics at the test radius, with the running statistics and without smoothing."""
+    device = next(iter(params.values())).device
+    eps = torch.tensor(job.eps_test, dtype=torch.float64, device=device)
+    sums: dict[str, float] = {}
+    for start in range(0, samples.size, batch_size):
+        index = torch.arange(start, min(start + batch_size, samples.size))
+        batch = _to_batch(job, take(samples, index), device)
+        draws = job.method.draws(batch, eps, derived_generator(device, job.seed, "validation", start))
+        with torch.no_grad():
+            value, metrics = job.method.loss(job.network, params, batch, eps, draws)
+        for name, metric in {"loss": value, **metrics}.items():
+            sums[name] = sums.get(name, 0.0) + float(metric) * len(index)
+    return {name: total / samples.size for name, total in sums.items()}
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    return epoch_order(count, seed, epoch)
+
+
+def _batch(job: Job, epoch: int, index: int, device: torch.device, generator: torch.Generator) -> Batch:
+    order = _order(job.train.size, job.seed, epoch)
+    chosen = order[index * job.batch_size : (index + 1) * job.batch_size]
+    samples = take(job.train, chosen.to(job.train.labels.device))
+    batch = _to_batch(job, samples, device)
+    if job.flip or job.pad:
+        return batch._replace(x=augment(batch.x, generator, flip=job.flip, pad=job.pad))
+    return batch
+
+
+def _to_batch(job: Job, samples: Samples, device: torch.device) -> Batch:
+    dtype = next(v.dtype for v in job.params.values() if v.is_floating_point())
+    x = to_unit(samples._replace(images=samples.images.to(device)), dtype)
+    return Batch(x, job.make_spec(samples.labels.to(device)))
+
+
+def _calibrated(network: Network, params: Params, batch: Batch) -> Params:
+    return network.calibrate(params, batch.x) if network.has_statistics else params
+
+
+def _add_penalty(
+    job: Job, state: State, batch: Batch, eps: Tensor, radius: float, grad: dict[str, Tensor], metrics: Metrics
+) -> None:
+    """Add the gradient of the penalties at the weights themselves; those of Shi et al. fade out with the ramp."""
+    fading = max(0.0, 1.0 - radius / job.eps_ramp_end) if job.eps_ramp_end > 0 else 0.0
+    if job.penalty.l1 == 0 and job.penalty.shi * fading == 0:
+        return
+
+    def penalty(params: Params) -> tuple[Tensor, Metrics]:
+        calibrated = _calibrated(job.network, params, batch)
+        return job.penalty.loss(job.network, calibrated, batch, eps, fading)
+
+    estimate = Unsmoothed().estimate(penalty, state.params, state.smoother)
+    for name, part in estimate.grad.items():
+        grad[name] = grad[name] + part
+    metrics.update(estimate.metrics)
+
+
+@torch.no_grad()
+def _update_statistics(network: Network, params: dict[str, Tensor], batch: Batch) -> None:
+    """Move the running statistics towards those of the batch at the current weights, in place."""
+    if not network.has_statistics:
+        return
+    fresh = network.calibrate(params, batch.x)
+    for node in network.nodes:
+        if (keys := node.op.statistics) is not None:
+            count = batch.x.shape[0] * math.prod(network.shapes[node.name][1:])
+            unbiased = fresh[keys.var] * (count / max(1, count - 1))
+            params[keys.mean].lerp_(fresh[keys.mean], keys.momentum)
+            params[keys.var].lerp_(unbiased, keys.momentum)
+
+
+def _descend(job: Job, state: State, grad: Params, lr: float) -> Tensor:
+    """One optimiser step with the clipped gradient; returns the norm before clipping."""
+    weights = [state.params[name] for name in job.network.trainable]
+    grads = [grad[name] for name in job.network.trainable]
+    norm = torch.nn.utils.get_total_norm(grads)
+    if not math.isfinite(float(norm)):
+        raise NumericalError(
+            f"The gradient is NaN or infinite at step {state.step}; training stopped before it reached the weights. "
+            "Use a smaller learning rate, eps or weight noise, or clip_norm."
+        )
+    factor = min(1.0, job.clip_norm / (float(norm) + 1e-6)) if job.clip_norm > 0 else 1.0
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    for weight, part in zip(weights, grads, strict=True):
+        weight.grad = part * factor if factor < 1.0 else part
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    return norm
+
+
+def _close_epoch(job: Job, state: State) -> EpochRecord:
+    """The record of the epoch that just ended; starts the next meter."""
+    position = state.step / job.steps_per_epoch
+    last = (state.step - 1) / job.steps_per_epoch
+    validation = evaluate(job, state.params, job.validation, job.batch_size) if job.validation is not None else {}
+    record = EpochRecord(
+        epoch=round(position),
+        step=state.step,
+        seconds=round(state.seconds, 3),
+        lr=job.lr(last),
+        eps=job.eps(last),
+        std=job.std(last),
+        train=state.meter.means(),
+        validation=validation,
+    )
+    state.meter = Meter()
+    return record
+
+
+def _event(job: Job, state: State) -> StepEvent:
+    epoch = min(job.epochs, state.step // job.steps_per_epoch + 1)
+    radius = job.eps(state.step / job.steps_per_epoch)
+    return StepEvent(state.step, job.steps, epoch, radius, state.meter.means())

@@ -1,0 +1,163 @@
+"""The state of a run, and its checkpoint: one safetensors file, written atomically, that never executes anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as pack_tensors
+from torch import Tensor
+
+from tightrope.core.bounds import Params
+from tightrope.core.protocols import SmootherState
+from tightrope.errors import CheckpointError, MissingDataError
+from tightrope.records.files import write_atomic
+
+FORMAT = 1
+
+
+@dataclass
+class Meter:
+    """Sums of metrics over the steps of the current epoch, kept as tensors so that no step waits for the device."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take in one step."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().clone()
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps so far."""
+        return {name: float(total) / max(1, self.steps) for name, total in self.sums.items()}
+
+
+@dataclass
+class State:
+    """Everything that changes during a run. All randomness is a function of (seed, step), so none is stored.
+
+    Attributes:
+        step: finished steps.
+        seconds: of training, pauses left out.
+    """
+
+    params: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    smoother: SmootherState
+    meter: Meter
+    step: int = 0
+    seconds: float = 0.0
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write a checkpoint atomically. ``fingerprint`` names the configuration it belongs to."""
+        save_tensors(path, self._tensors(), {"step": self.step, "seconds": self.seconds, "run": fingerprint})
+
+    def restore(self, path: Path, fingerprint: str) -> None:
+        """Take over a checkpoint of the same run.
+
+        Raises:
+            CheckpointError: truncated, altered, or of another run or network. The state is unchanged then.
+        """
+        tensors, facts = load_tensors(path)
+        if facts.get("run") != fingerprint:
+            raise CheckpointError(f"{path} belongs to a run with another configuration; start afresh in another folder.")
+        expected = self.params
+        found = _group(tensors, "params")
+        wrong = [k for k, v in expected.items() if k not in found or found[k].shape != v.shape]
+        if wrong or set(found) != set(expected):
+            raise CheckpointError(f"{path} holds weights of another network (first difference: {(wrong or ['?'])[0]}).")
+        for name, value in expected.items():
+            value.data.copy_(found[name])
+        self._restore_optimizer(_group(tensors, "optimizer"))
+        self.smoother = SmootherState(self.smoother.trainable, _group(tensors, "smoother"))
+        sums = _group(tensors, "meter")
+        self.meter = Meter({k: v for k, v in sums.items() if k != "steps"}, int(sums["steps"]))
+        self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        groups: dict[str, Mapping[str, Tensor]] = {
+            "params": self.params,
+            "optimizer": self._optimizer_tensors(),
+            "smoother": self.smoother.tensors,
+            "meter": {**self.meter.sums, "steps": torch.tensor(self.meter.steps)},
+        }
+        return {f"{group}/{name}": value.detach() for group, values in groups.items() for name, value in values.items()}
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"{index}/{name}": value
+            for index, values in state.items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split("/", 1)
+            state.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def digest(tensors: Params) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Params, facts: Mapping[str, Any]) -> str:
+    """Write tensors and a few facts as one safetensors file, atomically; returns their digest.
+
+    Raises:
+        OSError: the disk is full or not writable; an older file stays as it was.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    sha256 = digest(plain)
+    header = {"tightrope": json.dumps({"format": FORMAT, "sha256": sha256, **facts})}
+    write_atomic(path, pack_tensors(plain, header))
+    return sha256
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Raises:
+        MissingDataError: there is no such file.
+        CheckpointError: it is not such a file (a pickle is never opened), is truncated, or its content was altered.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingDataError(f"{path} does not exist.") from None
+    try:
+        tensors = parse_tensors(data)
+        length = int.from_bytes(data[:8], "little")
+        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["tightrope"])
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path} is not a complete Tightrope safetensors file ({error}). It was truncated or is something else; "
+            "pickled checkpoints are never opened."
+        ) from None
+    if facts.get("format") != FORMAT or facts.get("sha256") != digest(tensors):
+        raise CheckpointError(f"{path} was altered: its checksum or format does not match its content.")
+    return tensors, facts
+
+
+def _group(tensors: Params, group: str) -> dict[str, Tensor]:
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
