@@ -17,6 +17,7 @@ from tightrope.core import registry
 from tightrope.core.bounds import Bounds, Interval
 from tightrope.core.box import Box
 from tightrope.core.network import Network
+from tightrope.core.protocols import Relaxation
 from tightrope.core.spec import Spec
 
 F64 = torch.float64
@@ -186,7 +187,7 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
             nn.Conv2d(3, 2, 2, bias=False),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(4, CLASSES),
+            nn.Linear(8, CLASSES),
         ),
         (2, 5, 6),
         3,
@@ -237,8 +238,8 @@ def case(name: str) -> Case:
 # -------------------------------------------------------------------------------------------------- values
 
 
-def relaxations() -> list[str]:
-    return registry.names("relaxations")
+def relaxation(name: str, **options: Any) -> Relaxation:
+    return registry.create("relaxations", name, **options)
 
 
 def labels_for(batch: int, classes: int = CLASSES) -> Tensor:

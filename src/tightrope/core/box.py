@@ -1,7 +1,7 @@
 """Input boxes and exact perturbation radii.
 
-A radius is a rational number: ``"8/255"`` means exactly 8/255. It becomes floating point only here, and only upwards, so
-that the box that is bounded always contains the box that was asked for.
+A radius is a rational number: ``"8/255"`` means exactly 8/255. It becomes floating point only here, and only upwards,
+so that the box that is bounded always contains the box that was asked for.
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ def check_spec(spec: Spec, batch: int, outputs: int) -> Spec:
         raise InputError(f"spec.offset must be (batch, rows) = {shape[:2]}, got {tuple(spec.offset.shape)}.")
     if len(spec.clause) != shape[1] or set(spec.clause) != set(range(max(spec.clause, default=-1) + 1)):
         raise InputError(
-            f"spec.clause must name a clause 0 .. k-1, without gaps, for each of the {shape[1]} rows, got {spec.clause}."
+            f"spec.clause must name a clause 0 .. k-1, without gaps, for each of the {shape[1]} rows, "
+            f"got {spec.clause}."
         )
     if not bool(torch.isfinite(spec.matrix).all() & torch.isfinite(spec.offset).all()):
         raise InputError("The spec has NaN or infinite entries.")

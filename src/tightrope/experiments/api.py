@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -10,13 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tightrope.attacks.pgd import Pgd
 from tightrope.core import registry
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
-from tightrope.core.protocols import Attack, Relaxation, Smoother, TrainingMethod
+from tightrope.core.protocols import Attack, Relaxation, Smoother, TrainingMethod, Verifier
 from tightrope.core.spec import Spec, check_spec, margin_spec
 from tightrope.data._loader import Samples, subset, to_unit
 from tightrope.errors import InputError
@@ -28,7 +27,6 @@ from tightrope.experiments.run import Run, execute, load, read_config
 from tightrope.frontend.fx import from_module
 from tightrope.records.image import Summary
 from tightrope.training.events import Silent, Watcher
-from tightrope.training.state import digest
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.cascade import Cascade
 from tightrope.verifiers.one_shot import OneShot
@@ -36,6 +34,7 @@ from tightrope.verifiers.one_shot import OneShot
 __all__ = ["attack", "certify", "fit", "load", "method", "relaxation", "smoother"]
 
 RELAXATIONS = ("ibp", "crown_ibp", "deeppoly")
+DEFAULT_ATTACK: Mapping[str, Any] = {"name": "pgd", "steps": 40, "restarts": 2, "loss": "margin"}
 Dataset = str | Samples | tuple[Tensor, Tensor]
 
 
@@ -94,8 +93,8 @@ def fit(
     """Train a network into a run folder.
 
     Args:
-        source: a preset's name, a TOML file, nested settings, or a module to train with the settings of ``config``. None
-            when resuming: the settings are those of the run.
+        source: a preset's name, a TOML file, nested settings, or a module to train with the settings of ``config``.
+            None when resuming: the settings are those of the run.
         config: the settings, when ``source`` is a module.
         dataset: instead of the configured one: a name, or images in [0, 1] (n, *shape) with labels (n,).
         out: the run folder; by default ``runs/`` and the name of the settings.
@@ -121,7 +120,9 @@ def fit(
             raise InputError("Say which run to resume: fit(resume=True, out=...).")
         name, settings = read_config(out)
     elif config is None:
-        raise InputError("fit needs settings: a preset's name, a TOML file or nested values (see tightrope list presets).")
+        raise InputError(
+            "fit needs settings: a preset's name, a TOML file or nested values (see tightrope list presets)."
+        )
     else:
         if isinstance(dataset, str):
             overrides = [*overrides, f'data.name="{dataset}"']
@@ -150,18 +151,18 @@ def certify(
     out: Path | str | None = None,
     data_dir: Path | str | None = None,
     relaxations: Iterable[str] = RELAXATIONS,
-    attack: Attack | None = None,
+    attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
     spec: MakeSpec | None = None,
     batch_size: int = 100,
     float32: bool = False,
     device: str = "cpu",
     seed: int = 0,
-    on_batch: Any = None,
+    on_batch: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
 
-    Each image goes through: clean prediction, attack, then the relaxations in turn, until one decides. A certificate is for
-    the full box, in float64 unless asked otherwise.
+    Each image goes through: clean prediction, attack, then the relaxations in turn, until one decides. A certificate is
+    for the full box, in float64 unless asked otherwise.
 
     Args:
         source: a run, its folder, or a module.
@@ -172,7 +173,7 @@ def certify(
         out: file of the records (``.jsonl``); by default in the run's folder. Needed for a module.
         data_dir: where the dataset lies.
         relaxations: names, from cheap to tight.
-        attack: PGD on the margin with 40 steps and 2 starts by default.
+        attack: an attack, its name, or a table of name and options.
         spec: from labels to the property of each sample.
         batch_size: images bounded together.
         float32: faster; rounding errors may then exceed small margins.
@@ -194,8 +195,8 @@ def certify(
     network, params = _network(source, run, samples)
     dtype = torch.float32 if float32 else torch.float64
     names = list(relaxations)
-    attack = attack or Pgd(steps=40, restarts=2, loss="margin")
-    stages = (AttackVerifier(attack), *(OneShot(relaxation(name), name) for name in names))
+    chosen = _attack(attack)
+    stages: tuple[Verifier, ...] = (AttackVerifier(chosen), *(OneShot(relaxation(name), name) for name in names))
     data_name = dataset if isinstance(dataset, str) else "data"
     params = {name: value.to(device, dtype) if value.is_floating_point() else value for name, value in params.items()}
     return certify_images(
@@ -212,10 +213,7 @@ def certify(
         header={
             "dataset": data_name,
             "split": split,
-            "images": samples.size,
-            "dtype": str(dtype).removeprefix("torch."),
-            "weights_sha256": digest(params),
-            "attack": repr(attack),
+            "attack": repr(chosen),
             "relaxations": names,
         },
         on_batch=on_batch,
@@ -228,7 +226,7 @@ def attack(
     box: Box,
     target: Tensor | Spec,
     *,
-    method: Attack | str = "pgd",
+    method: Attack | Mapping[str, Any] | str = "pgd",
     seed: int = 0,
 ) -> Tensor:
     """Inputs in the box that come closest to breaking the property, or break it.
@@ -238,7 +236,7 @@ def attack(
         params: weights by name.
         box: input bounds, (batch, *input shape).
         target: labels, int64 (batch,), or a :class:`Spec`.
-        method: an attack, or its name.
+        method: an attack, its name, or a table of name and options.
         seed: of its starts.
 
     Returns:
@@ -246,14 +244,18 @@ def attack(
 
     Raises:
         InputError: labels or a spec that do not fit.
-        UnknownNameError: no such attack.
+        ConfigError: no such attack or option.
     """
     if isinstance(target, Tensor):
         target = margin_spec(target, network.num_outputs, dtype=box.lower.dtype)
     spec = check_spec(target, box.lower.shape[0], network.num_outputs)
-    chosen: Attack = registry.create("attacks", method) if isinstance(method, str) else method
+    chosen = _attack(method)
     noise = chosen.noise(box, derived_generator(box.lower.device, seed, "attack"))
     return chosen.perturb(network, params, box, spec, noise)
+
+
+def _attack(value: Attack | Mapping[str, Any] | str) -> Attack:
+    return cast(Attack, build_named("attacks", value, "attack")) if isinstance(value, str | Mapping) else value
 
 
 def _run(source: Run | Path | str) -> Run:

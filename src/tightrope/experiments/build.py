@@ -244,9 +244,7 @@ def _optimizer(config: RunConfig) -> Callable[[list[Tensor]], torch.optim.Optimi
     def build(weights: list[Tensor]) -> torch.optim.Optimizer:
         if settings.name == "adam":
             return torch.optim.Adam(weights, lr=settings.lr, weight_decay=settings.weight_decay)
-        return torch.optim.SGD(
-            weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        return torch.optim.SGD(weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
     return build
 

@@ -207,4 +207,3 @@ def _keys(path: list[str]) -> list[str]:
     for part in path:
         section = section.model_fields[part].annotation
     return list(section.model_fields)
-

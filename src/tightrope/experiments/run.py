@@ -177,8 +177,8 @@ def _check_folder(folder: RunFolder, previous: RunRecord | None, config: RunConf
         return
     if not resume:
         raise InputError(
-            f"{folder.path} already holds a run ({previous.status}). Continue it with --resume {folder.path}, or choose "
-            "another --out."
+            f"{folder.path} already holds a run ({previous.status}). Continue it with --resume {folder.path}, or "
+            "choose another --out."
         )
     if previous.config != config_values(config):
         raise ConfigError([f"it differs from the one that {folder.path} was started with"], "the configuration")

@@ -64,8 +64,9 @@ def tightness(inputs: Interval, pre: list[Interval], tolerance: float) -> Tensor
 def balance(pre: list[Interval], tolerance: float) -> Tensor:
     """Mean over layers of the shortfall below ``tolerance`` of how evenly active and inactive neurons contribute.
 
-    For the centres c of the intervals: the ratio of sum c over active neurons to -sum c over inactive ones, and that of
-    their contributions to the variance of c; each ratio inverted where above 1. Layers without either kind do not count.
+    For the centres c of the intervals: the ratio of sum c over active neurons to -sum c over inactive ones, and that
+    of their contributions to the variance of c; each ratio inverted where above 1. Layers without either kind do not
+    count.
     """
     return torch.stack([_layer_balance(i, tolerance) for i in pre]).mean()
 

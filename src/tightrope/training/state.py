@@ -69,7 +69,9 @@ class State:
         """
         tensors, facts = load_tensors(path)
         if facts.get("run") != fingerprint:
-            raise CheckpointError(f"{path} belongs to a run with another configuration; start afresh in another folder.")
+            raise CheckpointError(
+                f"{path} belongs to a run with another configuration; start afresh in another folder."
+            )
         expected = self.params
         found = _group(tensors, "params")
         wrong = [k for k, v in expected.items() if k not in found or found[k].shape != v.shape]

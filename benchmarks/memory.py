@@ -1,0 +1,158 @@
+"""Peak memory of one case, run once in a fresh process (``python -m benchmarks.memory``, a case as JSON on its input).
+
+On the CPU it is the high-water mark of the resident memory minus the resident memory after imports and set-up; the
+process is limited to the memory that a case may use, so that a case that does not fit ends with an error instead of
+taking the machine down. On a GPU it is what the allocator handed out beyond the set-up.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.protocol import Case, Prepared, Record, failure, use_setting
+
+try:
+    import resource
+except ImportError:  # not on Windows: no limit and no peak there
+    resource = None  # type: ignore[assignment]
+
+GIB, MIB = 2**30, 2**20
+DEFAULT_LIMIT = 12.0  # GiB, on the CPU
+GPU_SHARE = 0.9
+MARK = "benchmark result: "
+PATIENCE = 900  # seconds for one step of a case, set-up included
+
+
+def probe(case: Case, limit: float | None) -> Record:
+    """Run one step of a case in a fresh process.
+
+    Args:
+        case: what to run.
+        limit: GiB beyond its set-up; None for the default of the device.
+
+    Returns:
+        ``status`` ("ok", "does not fit", "too slow" or "failed"), ``peak_memory_mib`` if it ran, ``reason`` if not.
+    """
+    order = json.dumps(asdict(case) | {"limit": limit})
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory"]
+    try:
+        done = subprocess.run(
+            command, input=order, capture_output=True, text=True, cwd=root, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"status": "too slow", "reason": f"one step takes more than {PATIENCE} s"}
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith(MARK):
+            result: Record = json.loads(line.removeprefix(MARK))
+            return result
+    if done.returncode == -9:
+        return {"status": "does not fit", "reason": "ended by the system, which does so when memory runs out"}
+    tail = " ".join(done.stderr.split())[-200:]
+    return {"status": "failed", "reason": f"exit code {done.returncode}: {tail}"}
+
+
+def main() -> None:
+    """Run the case that stands on the standard input and print what it took."""
+    order = json.loads(sys.stdin.read())
+    case = Case(order["suite"], order["contender"], order["setting"])
+    print(MARK + json.dumps(_attempt(case, order["limit"])))
+
+
+def _attempt(case: Case, limit: float | None) -> Record:
+    use_setting(case.setting)
+    try:
+        _wake(case.setting["device"])
+        prepared: Prepared = importlib.import_module(f"benchmarks.{case.suite}").prepare(case)
+        gc.collect()
+        measured = _on_gpu if case.setting["device"] == "cuda" else _on_cpu
+        return measured(prepared.run, limit)
+    except Exception as error:  # whatever went wrong is the result of this process
+        return failure(error)
+
+
+def _wake(device: str) -> None:
+    """Load what PyTorch loads on first use (kernels, autograd threads, vmap), so that it counts as set-up."""
+    x = torch.rand(2, 1, 8, 8, device=device)
+    weight = torch.rand(2, 1, 3, 3, device=device, requires_grad=True)
+    y = torch.nn.functional.conv2d(x, weight)
+    z = torch.nn.functional.conv_transpose2d(y, weight).flatten(1)
+    torch.autograd.grad((z @ z.T).sum(), weight)
+    with torch.no_grad():
+        torch.func.vmap(lambda w: torch.nn.functional.conv2d(x, w))(torch.stack([weight, weight]))
+
+
+def _on_gpu(run: Callable[[], object], limit: float | None) -> Record:
+    total = torch.cuda.get_device_properties(0).total_memory
+    allowed = limit * GIB if limit is not None else GPU_SHARE * total
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (allowed + torch.cuda.memory_reserved()) / total))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return {"status": "ok", "peak_memory_mib": (torch.cuda.max_memory_allocated() - before) / MIB}
+
+
+def _on_cpu(run: Callable[[], object], limit: float | None) -> Record:
+    _restrict(limit if limit is not None else DEFAULT_LIMIT)
+    _forget_peak()
+    before = _resident()
+    run()
+    peak = _peak()
+    return {"status": "ok", "peak_memory_mib": max(0, peak - before) / MIB if peak else None}
+
+
+def _restrict(limit: float) -> None:
+    """Let this process allocate ``limit`` GiB more, or 90 % of the free memory if that is less."""
+    held = _proc("/proc/self/status", "VmData")
+    if resource is None or not held:
+        return
+    allowed = min(limit * GIB, 0.9 * _proc("/proc/meminfo", "MemAvailable"))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = int(held + allowed)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _forget_peak() -> None:
+    """Start the high-water mark anew where the system can (Linux), so that set-up does not hide a small step."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _resident() -> int:
+    """Bytes resident now; the high-water mark where the system does not tell."""
+    return _proc("/proc/self/status", "VmRSS") or _peak()
+
+
+def _peak() -> int:
+    """Most bytes ever resident: ``VmHWM`` where there is one, since Linux hands ``ru_maxrss`` down to a new process."""
+    if high_water := _proc("/proc/self/status", "VmHWM"):
+        return high_water
+    if resource is None:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _proc(path: str, field: str) -> int:
+    """A field of a Linux status file in bytes, 0 where there is none."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What the user sees: messages, progress, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tightrope.records.image import Summary
+from tightrope.records.run import EpochRecord
+from tightrope.training.events import StepEvent
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_error(message: str) -> None:
+    """One paragraph on standard error."""
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def print_hint(message: str) -> None:
+    """What to do next."""
+    out.print(Text(message, style="dim"), soft_wrap=True)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> Table:
+    """A plain table: the first column on the left, numbers on the right."""
+    built = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        built.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        built.add_row(*row)
+    return built
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def progress_bar() -> Progress:
+    """A bar with counts, elapsed and remaining time and free text; on standard error, as the results go to output."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+        console=err,
+        transient=True,
+    )
+
+
+class TrainingProgress:
+    """Shows a run: a bar with the current means, and a line per epoch where ``epochs`` is set."""
+
+    def __init__(self, name: str, *, epochs: bool) -> None:
+        self._bar = progress_bar()
+        self._task = self._bar.add_task(name, total=None, facts="")
+        self._epochs = epochs
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def named(self, name: str) -> TrainingProgress:
+        """The same bar, started again under another name."""
+        self._bar.reset(self._task, description=name, total=None, facts="")
+        return self
+
+    def on_step(self, event: StepEvent) -> None:
+        """Move the bar."""
+        facts = f"epoch {event.epoch}  eps {event.eps:.4g}  {_facts(event.metrics)}"
+        self._bar.update(self._task, completed=event.step, total=event.steps, facts=facts)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Print a line."""
+        if self._epochs:
+            validation = f"   validation: {_facts(record.validation)}" if record.validation else ""
+            line = f"epoch {record.epoch:>3}  eps {record.eps:.4g}  {_facts(record.train)}{validation}"
+            self._bar.console.print(f"{line}  [{record.seconds:.0f} s]", markup=False)
+
+
+def summary_table(summary: Summary, title: str) -> Table:
+    """The three accuracies with their intervals, and which method decided how many."""
+    rows = [
+        [name, percent(accuracy), f"{percent(low)} to {percent(high)}", f"{n} / {summary.count}"]
+        for name, accuracy, (low, high), n in (
+            ("natural accuracy", summary.natural_accuracy, summary.natural_interval, summary.natural),
+            ("adversarial accuracy", summary.adversarial_accuracy, summary.adversarial_interval, summary.adversarial),
+            ("certified accuracy", summary.certified_accuracy, summary.certified_interval, summary.certified),
+        )
+    ]
+    return table(["", "share", "95 % interval", "images"], rows, title)
+
+
+def _facts(metrics: Mapping[str, float]) -> str:
+    shown = (("loss", "loss", False), ("natural_accuracy", "natural", True), ("surrogate_accuracy", "surrogate", True))
+    parts = []
+    for key, label, is_share in shown:
+        if key in metrics:
+            parts.append(f"{label} {percent(metrics[key]) if is_share else f'{metrics[key]:.4f}'}")
+    return "  ".join(parts)

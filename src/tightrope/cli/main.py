@@ -1,0 +1,46 @@
+"""``tightrope``: the entry point."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tightrope._version import __version__
+from tightrope.cli import certify, demo, listing, train
+
+app = typer.Typer(
+    name="tightrope",
+    help="Train neural networks that are provably robust, and prove it.",
+    epilog=(
+        "Exit codes: 0 done or verified, 2 bad input, 10 falsified, 20 unknown, 30 an invariant is violated, "
+        "70 a bug of ours, 130 interrupted."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train)
+app.command("certify")(certify.certify)
+app.command("demo")(demo.demo)
+app.command("list")(listing.listing)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tightrope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train neural networks that are provably robust, and prove it."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,43 @@
+"""Confidence intervals of a share."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from tightrope.errors import InputError
+
+
+def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a success probability: all p with ``|p_hat - p| <= z sqrt(p (1 - p) / n)``.
+
+    Args:
+        successes: 0 .. count.
+        count: independent trials, at least 1.
+        confidence: in (0, 1).
+
+    Returns:
+        Lower and upper end, in [0, 1]; exactly 0 for no success and exactly 1 for nothing but successes.
+
+    Raises:
+        InputError: numbers out of range.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+
+    Example:
+        >>> low, high = wilson(8, 10)
+        >>> round(low, 4), round(high, 4)
+        (0.4902, 0.9433)
+    """
+    if not 0 <= successes <= count or count < 1 or not 0.0 < confidence < 1.0:
+        raise InputError(
+            f"An interval needs 0 <= successes <= count, count >= 1 and 0 < confidence < 1, got {successes}, {count}, "
+            f"{confidence}."
+        )
+    z, share = NormalDist().inv_cdf(0.5 + confidence / 2), successes / count
+    scale = 1.0 + z * z / count
+    centre = (share + z * z / (2 * count)) / scale
+    half = z / scale * math.sqrt(share * (1.0 - share) / count + z * z / (4.0 * count * count))
+    # At the ends the formula gives 0 and 1 exactly; floating point does not.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    return low, 1.0 if successes == count else min(1.0, centre + half)

@@ -1,0 +1,65 @@
+"""Pictures of records, drawn with Matplotlib's object interface: no global state, no display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tightrope.records.image import Summary
+from tightrope.records.run import EpochRecord
+
+# Colours of Okabe and Ito: distinguishable with colour-blind eyes and in grey.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
+
+def accuracies(
+    summaries: Mapping[str, Summary], curves: Mapping[str, Sequence[EpochRecord]], title: str, path: Path
+) -> None:
+    """Natural, adversarial and certified accuracy with intervals, beside the training curves.
+
+    Args:
+        summaries: certifications by the name of the run, all of the same images and radius.
+        curves: epochs of the same runs.
+        title: above both.
+        path: the picture to write; the ending decides the format.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    bars, lines = figure.subplots(1, 2, width_ratios=(3, 2))
+    _accuracy_bars(bars, summaries)
+    _surrogate_curves(lines, curves)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _accuracy_bars(axes: Axes, summaries: Mapping[str, Summary]) -> None:
+    kinds = ("natural", "adversarial", "certified")
+    width = 0.8 / len(kinds)
+    for index, kind in enumerate(kinds):
+        heights = [100 * getattr(s, f"{kind}_accuracy") for s in summaries.values()]
+        bounds = [getattr(s, f"{kind}_interval") for s in summaries.values()]
+        errors = [
+            [h - 100 * low for h, (low, _) in zip(heights, bounds, strict=True)],
+            [100 * high - h for h, (_, high) in zip(heights, bounds, strict=True)],
+        ]
+        places = [position + (index - 1) * width for position in range(len(heights))]
+        drawn = axes.bar(places, heights, width, yerr=errors, capsize=2, color=COLOURS[index], label=kind)
+        axes.bar_label(drawn, fmt="%.0f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(summaries)), [name.replace(" / ", "\n") for name in summaries])
+    axes.set_ylim(0, 112)
+    axes.set_ylabel("test images (%), with 95 % intervals")
+    axes.legend(loc="upper center", ncols=3, frameon=False, fontsize=8)
+
+
+def _surrogate_curves(axes: Axes, curves: Mapping[str, Sequence[EpochRecord]]) -> None:
+    for colour, (name, epochs) in zip(COLOURS, curves.items(), strict=False):
+        shares = [100 * epoch.validation.get("surrogate_accuracy", float("nan")) for epoch in epochs]
+        axes.plot([epoch.seconds for epoch in epochs], shares, color=colour, label=name)
+    axes.set_xlabel("training time (s)")
+    axes.set_ylabel("validation images bounded by the\nrelaxation trained with (%)")
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,1 @@
+"""One file per verifier: what it cannot decide stays unknown."""

@@ -1,0 +1,76 @@
+"""One bound, one answer: verified where a relaxation's bound is positive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tightrope.core.bounds import Params
+from tightrope.core.box import Box
+from tightrope.core.network import Network
+from tightrope.core.outcome import Outcome, Verdict
+from tightrope.core.protocols import Relaxation
+from tightrope.core.spec import Spec, worst_margin
+from tightrope.errors import InvariantError
+from tightrope.verifiers._problem import INF, Problem, checked, in_parts, undecided
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """Verified if and only if the relaxation's lower bound of the property's margin is finite and positive.
+
+    Sound as the relaxation is, up to the rounding of its arithmetic, which float64 makes about 1e-16 of the largest
+    product of weights and inputs. It never falsifies.
+
+    Args:
+        relaxation: what bounds the margins.
+        name: of this stage in outcomes and records.
+
+    Cost: one call of the relaxation; a batch that does not fit the memory is halved.
+
+    Example:
+        >>> import tightrope as tr
+        >>> net, params = tr.from_module(torch.nn.Linear(2, 2), (2,))
+        >>> box, spec = tr.linf_box(torch.rand(1, 2), 0.0), tr.margin_spec(torch.tensor([0]), 2)
+        >>> verifier = OneShot(tr.relaxation("ibp"), "ibp")
+        >>> [outcome] = verifier.verify(net, params, box, spec, generator=torch.Generator())
+        >>> outcome.method
+        'ibp'
+    """
+
+    relaxation: Relaxation
+    name: str
+
+    def verify(
+        self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
+    ) -> list[Outcome]:
+        """Verified or unknown, one outcome a sample, see :class:`tightrope.core.protocols.Verifier`.
+
+        Raises:
+            InputError: a box or spec that does not fit the network. InvariantError: bounds of another shape.
+        """
+        problem = checked(network, params, box, spec)
+        return in_parts(self.name, problem.size, lambda index: self._decide(problem.rows(index)))
+
+    def _decide(self, problem: Problem) -> list[Outcome]:
+        with torch.no_grad():
+            rows = self.relaxation.bounds(problem.network, problem.params, problem.box, problem.spec).margins
+            if rows.shape != problem.spec.offset.shape:
+                raise InvariantError(
+                    f"{self.name} must return margins of shape {tuple(problem.spec.offset.shape)}, got "
+                    f"{tuple(rows.shape)}."
+                )
+            lowers: Sequence[float] = worst_margin(rows, problem.spec.clause).tolist()
+        return [self._outcome(lower) for lower in lowers]
+
+    def _outcome(self, lower: float) -> Outcome:
+        if math.isnan(lower):
+            return undecided(self.name, f"{self.name}: NaN bound")
+        if lower == INF:  # only an overflow looks like that
+            return undecided(self.name, f"{self.name}: infinite bound")
+        if lower > 0:
+            return Outcome(Verdict.VERIFIED, lower, INF, self.name)
+        return Outcome(Verdict.UNKNOWN, lower, INF, self.name, reason="the lower bound is not positive")
