@@ -10,6 +10,9 @@ from torch import Tensor
 Params = Mapping[str, Tensor]
 """Weights, statistics and constants of a network by their ``state_dict`` keys."""
 
+Shape = tuple[int, ...]
+"""Shape of one sample, without the batch axis."""
+
 Metrics = dict[str, Tensor]
 """Scalars that a loss reports beside its value."""
 
@@ -22,10 +25,13 @@ class Interval(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """One lower and one upper line per neuron: ``slope * x + bias`` bounds the activation on its interval."""
+    """One lower and one upper line per neuron: ``slope * x + bias`` bounds the activation on its interval.
+
+    ``lower_bias`` None means that all lower lines pass through 0, which saves a pass over the coefficients.
+    """
 
     lower_slope: Tensor
-    lower_bias: Tensor
+    lower_bias: Tensor | None
     upper_slope: Tensor
     upper_bias: Tensor
 

@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Op, Shape
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.op import AffineOp, Op
 from tightrope.errors import CheckpointError, NumericalError
 
 INPUT = "input"

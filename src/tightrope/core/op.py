@@ -1,7 +1,7 @@
 """What a layer publishes about itself. Relaxations are written against these facts and never against layer types.
 
-One axis law: activations are (batch, *shape), coefficients of linear bounds (batch, rows, *shape); the batch of a
-coefficient may be 1 where it does not depend on the sample. Ops are frozen and hold no tensors, only keys into
+One axis law: activations are (batch, *shape), coefficients of linear bounds (batch, rows, *shape), see
+:mod:`tightrope.core.coef`. Ops are frozen and hold no tensors, only keys into
 ``params``.
 """
 
@@ -13,9 +13,8 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tightrope.core.bounds import Interval, Lines, Params
-
-Shape = tuple[int, ...]
+from tightrope.core.bounds import Interval, Lines, Params, Shape
+from tightrope.core.coef import Coef
 
 
 class Tilt(NamedTuple):
@@ -84,8 +83,8 @@ class AffineOp(Op):
         """abs(A) r, for radii r >= 0."""
 
     @abstractmethod
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        """A^T coef for every input: (batch, rows, *output shape) -> (batch, rows, *input shape)."""
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        """A^T coef for every input: rows over the output shape become rows over each input shape."""
 
     @abstractmethod
     def bias(self, params: Params) -> Tensor | None:
@@ -135,11 +134,6 @@ class ElementwiseOp(Op):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
-
-
-def product(shape: Shape) -> int:
-    """Number of entries of a shape."""
-    return int(torch.Size(shape).numel())
 
 
 def constant(params: Params, key: str | float, dims: int) -> Tensor | float:

@@ -65,7 +65,7 @@ def find(kind: str, name: str) -> type[Any]:
     return public[0]
 
 
-def create(kind: str, name: str, **options: Any) -> Any:
+def create(kind: str, name: str, /, **options: Any) -> Any:
     """Build a plug-in from its name and options.
 
     Raises:

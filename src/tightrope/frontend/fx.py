@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,8 +13,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from tightrope.core import registry
+from tightrope.core.bounds import Shape
 from tightrope.core.network import INPUT, Network, Node
-from tightrope.core.op import Op, Shape, product
+from tightrope.core.op import Op
 from tightrope.errors import InputError, UnsupportedLayerError
 from tightrope.ops.add import Add
 from tightrope.ops.reshape import Reshape
@@ -226,12 +228,12 @@ class _Converter:
         if len(target) == 1 and isinstance(target[0], tuple | list | torch.Size):
             target = list(target[0])
         first, *rest = target
-        total = product(value.shape)
-        known = product(tuple(n for n in rest if n != -1))
+        total = math.prod(value.shape)
+        known = math.prod(tuple(n for n in rest if n != -1))
         if -1 in rest and rest.count(-1) == 1 and known and total % known == 0:
             rest = [total // known if n == -1 else n for n in rest]
         keeps_batch = isinstance(first, _Batch) or first == -1
-        if not keeps_batch or product(tuple(rest)) != total or any(isinstance(n, _Batch) for n in rest):
+        if not keeps_batch or math.prod(tuple(rest)) != total or any(isinstance(n, _Batch) for n in rest):
             raise UnsupportedLayerError(
                 f"{where} to {tuple(target)} does not keep the batch axis; "
                 "write x.view(x.size(0), ...) or x.flatten(1)."

@@ -27,14 +27,14 @@ def _width(pre: Interval, fixed: Tensor) -> Tensor:
 def envelope(pre: Interval, tilt: Tilt, a: float) -> Lines:
     fixed = stable(pre)
     width = _width(pre, fixed)
-    line = torch.where(pre.lower >= 0, 1.0, a).to(width.dtype)  # f itself, where it is one line
+    line = torch.where(pre.lower >= 0, torch.ones_like(width), a)  # f itself, where it is one line
     # Term by term instead of (u - a l) / (u - l) and u - slope u: no overflow, no cancellation.
     chord = pre.upper / width - a * (pre.lower / width)
     complement = (a - 1.0) * (pre.lower / width)  # 1 - chord
     lower_slope = torch.where(fixed, line, a + tilt.lower * (1.0 - a))
     upper_slope = torch.where(fixed, line, tilt.upper * chord)
     upper_bias = torch.where(fixed, 0.0, pre.upper * ((1.0 - tilt.upper) + tilt.upper * complement))
-    return Lines(lower_slope, torch.zeros_like(lower_slope), upper_slope, upper_bias)
+    return Lines(lower_slope, None, upper_slope, upper_bias)
 
 
 def chord(pre: Interval) -> Tilt:

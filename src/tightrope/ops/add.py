@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef
+from tightrope.core.op import AffineOp
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Add(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return radii[0] + radii[1]
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        return (coef, coef if self.sign > 0 else -coef)
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        return (coef, coef if self.sign > 0 else coef.times(-1.0))
 
     def bias(self, params: Params) -> Tensor | None:
         return None

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape
-
-Pair = tuple[int, int]
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef, Pair, Window
+from tightrope.core.op import AffineOp
+from tightrope.ops._windows import pair, pull_back
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AvgPool2d(AffineOp):
         if isinstance(module, nn.AdaptiveAvgPool2d):
             kernel = _adaptive_kernel(module.output_size, shape)
             return cls(shape, kernel, kernel, (0, 0), kernel[0] * kernel[1])
-        kernel, stride, padding = (_pair(v) for v in (module.kernel_size, module.stride, module.padding))
+        kernel, stride, padding = (pair(v) for v in (module.kernel_size, module.stride, module.padding))
         if module.ceil_mode or (padding != (0, 0) and not module.count_include_pad):
             raise ValueError("uses ceil_mode or count_include_pad=False, whose windows have different divisors")
         if any(k > n + 2 * p for k, n, p in zip(kernel, shape[1:], padding, strict=True)):
@@ -53,30 +53,23 @@ class AvgPool2d(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return self.linear(params, *radii)
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        height, width = coef.shape[3:]
-        kernel = coef.new_full((1, 1, *self.kernel), 1.0 / self.divisor)
-        pulled = F.conv_transpose2d(
-            coef.reshape(-1, 1, height, width), kernel, None, self.stride, self.padding, self._remainder()
-        )
-        return (pulled.reshape(*coef.shape[:2], *self.input_shape),)
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        channels = self.input_shape[0]
+
+        def transpose(x: Tensor, padding: Pair, remainder: Pair) -> Tensor:
+            kernel = x.new_full((channels, 1, *self.kernel), 1.0 / self.divisor)
+            return F.conv_transpose2d(x, kernel, None, self.stride, padding, remainder, groups=channels)
+
+        return (pull_back(coef, self._window(), self.input_shape, transpose),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        height, width = (free // s + 1 for free, s in zip(self._free(), self.stride, strict=True))
-        return (self.input_shape[0], height, width)
+        return (self.input_shape[0], *self._window().grid(self.input_shape))
 
-    def _free(self) -> list[int]:
-        return [n + 2 * p - k for n, p, k in zip(self.input_shape[1:], self.padding, self.kernel, strict=True)]
-
-    def _remainder(self) -> list[int]:
-        return [free % s for free, s in zip(self._free(), self.stride, strict=True)]
-
-
-def _pair(value: int | tuple[int, ...]) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    def _window(self) -> Window:
+        return Window(self.kernel, self.stride, self.padding)
 
 
 def _adaptive_kernel(size: int | tuple[int | None, ...] | None, shape: Shape) -> Pair:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape, Statistics
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef
+from tightrope.core.op import AffineOp, Statistics
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class BatchNorm(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return radii[0] * self._scale(params).abs()
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        return (coef * self._scale(params),)
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        return (coef.times(self._scale(params)),)
 
     def bias(self, params: Params) -> Tensor | None:
         shift = -self._per_channel(params[self.mean]) * self._scale(params)

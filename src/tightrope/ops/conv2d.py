@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape
-
-Pair = tuple[int, int]
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef, Pair, Window
+from tightrope.core.op import AffineOp
+from tightrope.ops._windows import pair, pull_back
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Conv2d(AffineOp):
         if module.padding_mode != "zeros":
             raise ValueError(f"has padding_mode {module.padding_mode!r}; only 'zeros' is supported")
         bias = f"{path}bias" if module.bias is not None else None
-        kernel, stride, dilation = (_pair(v) for v in (module.kernel_size, module.stride, module.dilation))
+        kernel, stride, dilation = (pair(v) for v in (module.kernel_size, module.stride, module.dilation))
         padding = _padding(module.padding, kernel, dilation)
         op = cls(
             f"{path}weight",
@@ -71,42 +71,27 @@ class Conv2d(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return self._convolve(radii[0], params[self.weight].abs(), None)
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        batch, rows = coef.shape[:2]
-        flat = coef.reshape(batch * rows, *coef.shape[2:])
-        pulled = F.conv_transpose2d(
-            flat,
-            params[self.weight],
-            stride=self.stride,
-            padding=self.padding,
-            output_padding=self._remainder(),
-            groups=self.groups,
-            dilation=self.dilation,
-        )
-        return (pulled.reshape(batch, rows, *self.input_shape),)
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        def transpose(x: Tensor, padding: Pair, remainder: Pair) -> Tensor:
+            weight = params[self.weight]
+            return F.conv_transpose2d(
+                x, weight, None, self.stride, padding, remainder, groups=self.groups, dilation=self.dilation
+            )
+
+        return (pull_back(coef, self._window(), self.input_shape, transpose),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None if self.bias_key is None else params[self.bias_key][:, None, None]
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        height, width = ((free // s) + 1 for free, s in zip(self._free(), self.stride, strict=True))
-        return (self.out_channels, height, width)
+        return (self.out_channels, *self._window().grid(self.input_shape))
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def _free(self) -> list[int]:
-        """How far the kernel can move over the padded input, per axis."""
-        axes = zip(self.input_shape[1:], self.kernel, self.padding, self.dilation, strict=True)
-        return [size + 2 * p - d * (k - 1) - 1 for size, k, p, d in axes]
-
-    def _remainder(self) -> list[int]:
-        """Trailing inputs that no kernel position reaches: what the adjoint must pad."""
-        return [free % s for free, s in zip(self._free(), self.stride, strict=True)]
-
-
-def _pair(value: int | tuple[int, ...]) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    def _window(self) -> Window:
+        (kh, kw), (dh, dw) = self.kernel, self.dilation
+        return Window((dh * (kh - 1) + 1, dw * (kw - 1) + 1), self.stride, self.padding)
 
 
 def _padding(padding: str | int | tuple[int, ...], kernel: Pair, dilation: Pair) -> Pair:
@@ -118,4 +103,4 @@ def _padding(padding: str | int | tuple[int, ...], kernel: Pair, dilation: Pair)
             raise ValueError("has padding='same' with an even kernel, which pads unevenly; give numbers instead")
         return (total[0] // 2, total[1] // 2)
     assert not isinstance(padding, str)
-    return _pair(padding)
+    return pair(padding)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tightrope.core.bounds import Interval, Lines, Params
-from tightrope.core.op import ElementwiseOp, Shape, Tilt
+from tightrope.core.bounds import Interval, Lines, Params, Shape
+from tightrope.core.op import ElementwiseOp, Tilt
 from tightrope.ops import _piecewise
 
 

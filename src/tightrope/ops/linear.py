@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef, Dense
+from tightrope.core.op import AffineOp
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Linear(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return F.linear(radii[0], params[self.weight].abs())
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        return (torch.matmul(coef, params[self.weight]),)
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        return (Dense(coef.dense().value @ params[self.weight]),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None if self.bias_key is None else params[self.bias_key]

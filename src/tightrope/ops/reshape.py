@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape, product
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef, Dense
+from tightrope.core.op import AffineOp
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Reshape(AffineOp):
             start, end = module.start_dim % dims, module.end_dim % dims
             if start == 0:
                 raise ValueError("flattens the batch axis; use start_dim=1")
-            return cls(shape, (*shape[: start - 1], product(shape[start - 1 : end]), *shape[end:]))
+            return cls(shape, (*shape[: start - 1], math.prod(shape[start - 1 : end]), *shape[end:]))
         axis = int(module.dim) % dims
         if axis == 0:
             raise ValueError("unflattens the batch axis")
@@ -43,8 +45,9 @@ class Reshape(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return self.linear(params, *radii)
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        return (coef.reshape(*coef.shape[:2], *self.before),)
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        value = coef.dense().value
+        return (Dense(value.reshape(*value.shape[:2], *self.before)),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None

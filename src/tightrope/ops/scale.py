@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape, constant
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef
+from tightrope.core.op import AffineOp, constant
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Scale(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return self._apply(params, radii[0], magnitude=True)
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
-        return (self._apply(params, coef, magnitude=False),)
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
+        factor = constant(params, self.factor, len(self.shape))
+        return (coef.times(1.0 / factor if self.divide else factor),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tightrope.core.bounds import Params
-from tightrope.core.op import AffineOp, Shape, constant
+from tightrope.core.bounds import Params, Shape
+from tightrope.core.coef import Coef
+from tightrope.core.op import AffineOp, constant
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Shift(AffineOp):
     def linear_abs(self, params: Params, *radii: Tensor) -> Tensor:
         return radii[0]
 
-    def adjoint(self, params: Params, coef: Tensor) -> tuple[Tensor, ...]:
+    def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
         return (coef,)
 
     def bias(self, params: Params) -> Tensor | None:

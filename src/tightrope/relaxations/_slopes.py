@@ -34,12 +34,9 @@ def constant(op: ElementwiseOp, pre: Interval) -> Lines:
     """The op itself where it is one line, else the constants of its range (hBox): jumps where that changes."""
     exact, post, stable = op.envelope(pre, op.zero(pre)), op.interval(pre), op.stable(pre)
     slope = torch.where(stable, exact.lower_slope, 0.0)
-    return Lines(
-        slope,
-        torch.where(stable, exact.lower_bias, post.lower),
-        slope,
-        torch.where(stable, exact.upper_bias, post.upper),
-    )
+    exact_lower = 0.0 if exact.lower_bias is None else exact.lower_bias
+    lower_bias = torch.where(stable, exact_lower, post.lower)
+    return Lines(slope, lower_bias, slope, torch.where(stable, exact.upper_bias, post.upper))
 
 
 LOWER: dict[Slope, Rule] = {"adaptive": adaptive, "parallel": parallel, "zero": zero}

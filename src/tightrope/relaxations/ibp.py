@@ -10,7 +10,7 @@ from tightrope.core.bounds import Bounds, Interval, Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec
-from tightrope.relaxations._backward import lower_bounds
+from tightrope.relaxations._backward import Engine
 from tightrope.relaxations._interval import intervals
 
 
@@ -46,5 +46,5 @@ class Ibp:
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
         known = intervals(network, params, box, pre=pre)
-        margins = lower_bounds(network, params, box, network.output, spec.matrix, {}, known) + spec.offset
+        margins = Engine(network, params, box, post=known).spec_bounds(spec)
         return Bounds(margins, {name: known[name] for name in network.pre_activations})
