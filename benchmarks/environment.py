@@ -14,6 +14,14 @@ import tightrope
 from benchmarks import peers
 from benchmarks.protocol import Record
 
+# Variables that change how fast PyTorch computes on the CPU.
+SETTINGS = (
+    "OMP_WAIT_POLICY",
+    "THP_MEM_ALLOC_ENABLE",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,7 +39,7 @@ def environment(device: str) -> Record:
         "cpu": _cpu_model(),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "gpu": torch.cuda.get_device_name(0) if device == "cuda" else None,
         "load_average": load_average(),
     }

@@ -36,6 +36,13 @@ class Prepared(NamedTuple):
     facts: Callable[[], dict[str, Tensor]]
 
 
+class Sample(NamedTuple):
+    """What a step took: by the clock, and of all cores together (more telling where others use the machine too)."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 @dataclass(frozen=True)
 class Case:
     """One contender at one setting, in values that can be written as JSON and rebuilt in another process.
@@ -101,7 +108,7 @@ class Effort:
         memory_limit: GiB that a case may use beyond its set-up; None: 12 on the CPU, 90 % of the memory of a GPU.
     """
 
-    repeats: int = 7
+    repeats: int = 5
     sample_seconds: float = 0.4
     memory: bool = True
     memory_limit: float | None = None
@@ -130,11 +137,13 @@ def measure(group: Group, prepare: Callable[[Case], Prepared], effort: Effort, p
             row.update(probe(group.case(name), effort.memory_limit))
     ready = _set_up(group, prepare, rows)
     steps = {name: _warm_up(case.run, effort.sample_seconds, group) for name, case in ready.items()}
-    seconds = _rounds(ready, steps, effort.repeats, group.setting["device"])
-    for name, samples in seconds.items():
+    samples = _rounds(ready, steps, effort.repeats, group.setting["device"])
+    seconds = {name: [sample.seconds for sample in each] for name, each in samples.items()}
+    for name, each in samples.items():
         rows[name]["steps_per_sample"] = steps[name]
-        rows[name]["seconds_per_step"] = {**summary(samples), "samples": samples}
-        rows[name]["throughput"] = summary([group.units / s for s in samples])
+        rows[name]["seconds_per_step"] = {**summary(seconds[name]), "samples": seconds[name]}
+        rows[name]["cpu_seconds_per_step"] = summary([sample.cpu_seconds for sample in each])
+        rows[name]["throughput"] = summary([group.units / s for s in seconds[name]])
     return {
         "name": group.name,
         "setting": dict(group.setting),
@@ -205,29 +214,29 @@ def _warm_up(run: Callable[[], object], sample_seconds: float, group: Group) -> 
     """Run until timings settle; the number of steps that a sample needs."""
     best, spent = math.inf, 0.0
     while spent < sample_seconds / 2 or best == math.inf:
-        duration = _sample(run, 1, group.setting["device"])
+        duration = _sample(run, 1, group.setting["device"]).seconds
         best, spent = min(best, duration), spent + duration
     return min(MAX_STEPS, max(1, round(sample_seconds / best)))
 
 
-def _sample(run: Callable[[], object], steps: int, device: str) -> float:
-    """Mean seconds of a step over ``steps`` steps."""
+def _sample(run: Callable[[], object], steps: int, device: str) -> Sample:
+    """The mean of ``steps`` steps."""
     _synchronise(device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in range(steps):
         run()
     _synchronise(device)
-    return (time.perf_counter() - start) / steps
+    return Sample((time.perf_counter() - start) / steps, (time.process_time() - cpu_start) / steps)
 
 
 def _rounds(
     ready: Mapping[str, Prepared], steps: Mapping[str, int], repeats: int, device: str
-) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in ready}
+) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = {name: [] for name in ready}
     for _ in range(repeats):
         for name, prepared in ready.items():
-            seconds[name].append(_sample(prepared.run, steps[name], device))
-    return seconds
+            samples[name].append(_sample(prepared.run, steps[name], device))
+    return samples
 
 
 def _ratios(group: Group, seconds: Mapping[str, list[float]]) -> list[Record]:

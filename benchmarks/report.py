@@ -27,7 +27,6 @@ def show(group: Record, console: Console) -> None:
     table.add_column("contender", no_wrap=True)
     for column in ("median", "min .. max", "ms a step", "peak MiB"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("library", style="dim", no_wrap=True)
     for row in group["contenders"]:
         table.add_row(*_cells(row))
     console.print(table)
@@ -48,11 +47,11 @@ def _cells(row: Record) -> list[str]:
     peak = row.get("peak_memory_mib")
     memory = "" if peak is None else f"{peak:,.1f}"
     if row["status"] != "ok":
-        return [row["name"], row["status"], "", "", memory, row["library"]]
+        return [row["name"], row["status"], "", "", memory]
     rate = row["throughput"]
     spread = f"{_number(rate['min'])} .. {_number(rate['max'])}"
     step = f"{1000 * row['seconds_per_step']['median']:,.1f}"
-    return [row["name"], _number(rate["median"]), spread, step, memory, row["library"]]
+    return [row["name"], _number(rate["median"]), spread, step, memory]
 
 
 def _number(value: float) -> str:

@@ -67,14 +67,20 @@ def problem(network: str, width: int, batch: int, device: str) -> Problem:
 
 
 def _group(options: Options, network: str, batch: int) -> Group:
-    ours = dict.fromkeys(options.relaxations, "tightrope")
-    shared = {} if peers.VERSION is None else {n: peers.PREFIX + peers.METHODS[n] for n in ours if n in peers.METHODS}
+    shared = {name: peers.PREFIX + peers.METHODS[name] for name in options.relaxations if name in peers.METHODS}
+    if peers.VERSION is None:
+        shared = {}
+    libraries: dict[str, str] = {}
+    for name in options.relaxations:  # those that are compared run one after the other
+        libraries[name] = "tightrope"
+        if name in shared:
+            libraries[shared[name]] = f"{peers.PREFIX}{peers.VERSION}"
     setting: dict[str, Any] = {"network": network, "width": options.width, "batch": batch, "eps": EPS}
     return Group(
         "training",
         f"{network}, width {options.width}, batch {batch}",
         setting | {"device": options.device, "threads": options.threads},
-        ours | dict.fromkeys(shared.values(), f"{peers.PREFIX}{peers.VERSION}"),
+        libraries,
         batch,
         "images/s",
         tuple(shared.items()),

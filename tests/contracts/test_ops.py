@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 
 import tightrope as tr
 from tightrope.core import registry
-from tightrope.core.bounds import Interval, Lines, Params
+from tightrope.core.bounds import Interval, Lines, Params, Shape
+from tightrope.core.coef import Dense, Patches, Window, identity
 from tightrope.core.network import Network
-from tightrope.core.op import AffineOp, ElementwiseOp, Op, Shape, Tilt, product
+from tightrope.core.op import AffineOp, ElementwiseOp, Op, Tilt
 from tightrope.core.spec import evaluate
 
 SCALES = [1e-2, 1.0, 1e3, 1e8]
@@ -83,7 +85,7 @@ def matrices(example: Example) -> list[Tensor]:
     """A of every input, column by column: (outputs, inputs)."""
     found = []
     for position, shape in enumerate(example.shapes):
-        size = product(shape)
+        size = math.prod(shape)
         inputs = [torch.zeros((size, *s), dtype=F64) for s in example.shapes]
         inputs[position] = torch.eye(size, dtype=F64).reshape(size, *shape)
         found.append(example.op.linear(example.params, *inputs).flatten(1).T)
@@ -153,7 +155,7 @@ def sound_around(module: nn.Module, shape: Shape, name: str) -> None:
 @pytest.mark.parametrize("name", registry.names("relaxations"))
 def test_every_relaxation_is_sound_on_it(name: str, module: nn.Module, shape: Shape) -> None:
     """The layer first, and the layer between others, where its inputs are bounds already."""
-    size, out = product(shape), module(normal(1, *shape)).numel()
+    size, out = math.prod(shape), module(normal(1, *shape)).numel()
     head = randomise(nn.Sequential(nn.Linear(out, 4), nn.ReLU(), nn.Linear(4, 3)), 1)
     sound_around(nn.Sequential(module, nn.Flatten(), head).eval(), shape, name)
     stem = randomise(nn.Sequential(nn.Flatten(), nn.Linear(size, 5), nn.ReLU(), nn.Linear(5, size)), 2)
@@ -163,6 +165,11 @@ def test_every_relaxation_is_sound_on_it(name: str, module: nn.Module, shape: Sh
 # --------------------------------------------------------------------------------------------- affine layers
 
 
+def inner(coef: Tensor, value: Tensor) -> Tensor:
+    """(batch or 1, rows, *shape) with (batch, *shape) -> (batch, rows)."""
+    return (coef * value[:, None]).flatten(2).sum(-1)
+
+
 @each_affine
 @pytest.mark.parametrize("batch", [1, 3])
 def test_adjoint_identity(example: Example, batch: int) -> None:
@@ -170,20 +177,47 @@ def test_adjoint_identity(example: Example, batch: int) -> None:
     inputs = [normal(3, *shape) for shape in example.shapes]
     value = example.op.linear(example.params, *inputs)
     coef = normal(batch, 4, *value.shape[1:])
-    pulled = example.op.adjoint(example.params, coef)
+    pulled = [part.dense().value for part in example.op.adjoint(example.params, Dense(coef))]
     assert [tuple(p.shape) for p in pulled] == [(batch, 4, *shape) for shape in example.shapes]
-    left = (value[:, None] * coef).flatten(2).sum(-1)
-    right = sum((x[:, None] * p).flatten(2).sum(-1) for x, p in zip(inputs, pulled, strict=True))
-    torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
+    expected = inner(coef, value)
+    found = sum(inner(p, x) for x, p in zip(inputs, pulled, strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @each_affine
 def test_adjoint_is_the_transposed_matrix(example: Example) -> None:
     found = matrices(example)
     shape = example.op.output_shape(*example.shapes)
-    rows = torch.eye(product(shape), dtype=F64).reshape(1, -1, *shape)
+    rows = Dense(torch.eye(math.prod(shape), dtype=F64).reshape(1, -1, *shape))
     for matrix, pulled in zip(found, example.op.adjoint(example.params, rows), strict=True):
-        torch.testing.assert_close(pulled[0].flatten(1), matrix, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(pulled.dense().value[0].flatten(1), matrix, rtol=1e-12, atol=1e-12)
+
+
+def image_examples() -> list[pytest.param]:
+    """Affine examples whose output is an image, of which a coefficient may hold windows only."""
+    return [p for p in examples(AffineOp) if len(p.values[0].op.output_shape(*p.values[0].shapes)) == 3]
+
+
+def windows_of(shape: Shape, kinds: int, batch: int) -> Patches:
+    """Rows that see 2 x 3 windows, at steps of 2 and 1, reaching over the border, with random coefficients."""
+    kernel, stride, padding = (min(2, shape[1]), min(3, shape[2])), (2, 1), (1, 1)
+    grid = Window(kernel, stride, padding).grid(shape)
+    value = normal(batch, math.prod(grid), kinds, shape[0] * math.prod(kernel))
+    return Patches(value, shape, kernel, grid, stride, padding, clean=False)
+
+
+@pytest.mark.parametrize("example", image_examples())
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("form", ["windows", "identity"])
+def test_adjoint_of_windows_is_that_of_dense_rows(example: Example, batch: int, form: str) -> None:
+    shape = example.op.output_shape(*example.shapes)
+    coef = windows_of(shape, 2, batch) if form == "windows" else identity(shape, 0, shape[0], normal(1))
+    found = example.op.adjoint(example.params, coef)
+    expected = example.op.adjoint(example.params, coef.dense())
+    inputs = [normal(3, *s) for s in example.shapes]
+    for x, one, two in zip(inputs, found, expected, strict=True):
+        torch.testing.assert_close(one.dense().value, two.dense().value, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one.dot(x), inner(two.dense().value, x), rtol=1e-12, atol=1e-12)
 
 
 @each_affine
@@ -252,7 +286,8 @@ def tilt(lower: Tensor | float, upper: Tensor | float, pre: Interval) -> Tilt:
 
 
 def lower_line(lines: Lines, x: Tensor) -> Tensor:
-    return lines.lower_slope * x + lines.lower_bias
+    """A missing bias is 0: the line passes through the origin."""
+    return lines.lower_slope * x + (0.0 if lines.lower_bias is None else lines.lower_bias)
 
 
 def upper_line(lines: Lines, x: Tensor) -> Tensor:
@@ -299,7 +334,7 @@ def test_named_tilts_are_valid(example: Example, choice: str, scale: float, dtyp
         assert torch.all((side >= 0) & (side <= 1))
         assert side.dtype == dtype
     lines = example.op.envelope(pre, chosen)
-    assert all(part.dtype == dtype for part in lines)
+    assert all(part.dtype == dtype for part in lines if part is not None)
     assert_valid(example, pre, lines)
 
 
@@ -366,7 +401,7 @@ def test_gradients_are_finite(example: Example, choice: str, scale: float) -> No
     """At l = 0, u = 0, l = u and everywhere between."""
     pre = Interval(*(end.requires_grad_() for end in intervals(scale)))
     lines = example.op.envelope(pre, NAMED[choice](example.op, pre))
-    total = sum(part.sum() for part in (*lines, *example.op.interval(pre)))
+    total = sum(part.sum() for part in (*lines, *example.op.interval(pre)) if part is not None)
     for grad in torch.autograd.grad(total, list(pre), materialize_grads=True):
         assert torch.isfinite(grad).all()
 
@@ -382,7 +417,7 @@ def test_nan_is_never_a_side(example: Example, ends: tuple[float, float]) -> Non
         assert image.isnan().all() or not end.isnan().any()
     for choice in NAMED.values():
         lines = example.op.envelope(pre, choice(example.op, pre))
-        assert (sum(lines)).isnan().all()
+        assert sum(part for part in lines if part is not None).isnan().all()
 
 
 @each_elementwise

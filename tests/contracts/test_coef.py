@@ -1,0 +1,172 @@
+"""Every form of a coefficient is the dense matrix that it stands for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import F64
+from torch import Tensor
+from torch.nn import functional as F
+
+from tightrope.core.bounds import Lines
+from tightrope.core.coef import Coef, Dense, Patches, Window, identity
+
+SHAPE = (2, 4, 5)
+BATCH, KINDS = 3, 2
+GEOMETRIES = [
+    pytest.param(Window((1, 1), (1, 1), (0, 0)), id="points"),
+    pytest.param(Window((2, 3), (1, 2), (0, 0)), id="unpadded"),
+    pytest.param(Window((3, 3), (2, 2), (1, 1)), id="padded"),
+    pytest.param(Window((2, 2), (3, 3), (0, 1)), id="gaps"),
+    pytest.param(Window((6, 7), (1, 1), (2, 3)), id="larger than the image"),
+    pytest.param(Window((4, 5), (1, 1), (0, 0)), id="whole image"),
+]
+each_geometry = pytest.mark.parametrize("window", GEOMETRIES)
+each_batch = pytest.mark.parametrize("batch", [1, BATCH])
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def patches(window: Window, batch: int = 1, positions: int | None = None) -> Patches:
+    """Random windows; what they hold outside the image must not matter, so it is large."""
+    grid = window.grid(SHAPE)
+    value = normal(batch, positions or math.prod(grid), KINDS, SHAPE[0] * math.prod(window.extent))
+    coef = Patches(value, SHAPE, window.extent, grid, window.stride, window.padding, clean=False)
+    if positions == 1:  # one window for all positions: nothing of its own outside
+        return coef
+    inside = replace(coef, value=torch.ones_like(value)).masked().value
+    return replace(coef, value=torch.where(inside > 0, value, 1e6))
+
+
+def naive(coef: Patches) -> Tensor:
+    """(batch, kinds * positions, *shape), entry by entry from the definition of a window."""
+    batch, _, kinds, _ = coef.value.shape
+    channels, height, width = coef.shape
+    value = coef.value.expand(batch, math.prod(coef.grid), kinds, -1)
+    value = value.reshape(batch, *coef.grid, kinds, channels, *coef.kernel)
+    full = torch.zeros(batch, kinds, *coef.grid, *coef.shape, dtype=F64)
+    for i, j, a, b in torch.cartesian_prod(*(torch.arange(n) for n in (*coef.grid, *coef.kernel))).tolist():
+        row, column = i * coef.stride[0] - coef.padding[0] + a, j * coef.stride[1] - coef.padding[1] + b
+        if 0 <= row < height and 0 <= column < width:
+            full[:, :, i, j, :, row, column] = value[:, i, j, :, :, a, b]
+    return full.reshape(batch, -1, *coef.shape)
+
+
+def close(found: Coef | Tensor, expected: Coef | Tensor) -> None:
+    one, two = (c if isinstance(c, Tensor) else c.dense().value for c in (found, expected))
+    torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+
+
+@each_geometry
+@each_batch
+@pytest.mark.parametrize("positions", [None, 1])
+def test_dense_is_the_definition(window: Window, batch: int, positions: int | None) -> None:
+    coef = patches(window, batch, positions)
+    close(coef.dense(), naive(coef))
+    close(coef.masked(), naive(coef))
+    assert coef.masked().clean
+    assert coef.rows == coef.dense().rows == KINDS * math.prod(coef.grid)
+
+
+@each_geometry
+@each_batch
+@pytest.mark.parametrize("positions", [None, 1])
+@pytest.mark.parametrize("samples", [1, BATCH])
+def test_dot(window: Window, batch: int, positions: int | None, samples: int) -> None:
+    coef, x = patches(window, batch, positions), normal(samples, *SHAPE, seed=1)
+    dense = naive(coef).flatten(2)
+    close(coef.dot(x), (dense * x.flatten(1)[:, None]).sum(-1))
+    close(coef.dense().dot(x), (dense * x.flatten(1)[:, None]).sum(-1))
+    close(coef.dot_abs(x.abs()), (dense.abs() * x.flatten(1).abs()[:, None]).sum(-1))
+    close(coef.dense().dot_abs(x.abs()), (dense.abs() * x.flatten(1).abs()[:, None]).sum(-1))
+
+
+@each_geometry
+@each_batch
+@pytest.mark.parametrize("factor", [2.0, (), (1, 1, 1), (2, 1, 1), (1, 4, 5), (2, 4, 5), (4, 5), (1, 5)], ids=str)
+def test_times(window: Window, batch: int, factor: float | tuple[int, ...]) -> None:
+    value = factor if isinstance(factor, float) else normal(*factor, seed=2)
+    coef = patches(window, batch)
+    close(coef.times(value), naive(coef) * value)
+    close(coef.dense().times(value), naive(coef) * value)
+
+
+@each_geometry
+@each_batch
+def test_plus(window: Window, batch: int) -> None:
+    """Of the same windows, of others, and of dense rows; as many rows as there are."""
+    coef, same = patches(window, batch), patches(window).times(0.5)
+    close(coef.plus(same), naive(coef) + naive(same))
+    dense = Dense(normal(1, coef.rows, *SHAPE, seed=3))
+    close(coef.plus(dense), naive(coef) + dense.value)
+    close(dense.plus(coef), naive(coef) + dense.value)
+    wider = Window((window.extent[0] + 2, window.extent[1] + 2), window.stride, tuple(p + 1 for p in window.padding))
+    assert wider.grid(SHAPE) == window.grid(SHAPE)
+    other = patches(wider)
+    close(coef.plus(other), naive(coef) + naive(other))
+
+
+@each_geometry
+@each_batch
+@pytest.mark.parametrize("origin", [True, False])
+@pytest.mark.parametrize("samples", [1, BATCH])
+def test_through_lines(window: Window, batch: int, origin: bool, samples: int) -> None:
+    """Positive coefficients take the lower line, negative ones the upper."""
+    lower_slope, upper_slope, lower_bias, upper_bias = (normal(samples, *SHAPE, seed=s) for s in range(4))
+    lines = Lines(lower_slope, None if origin else lower_bias, upper_slope, upper_bias)
+    coef = patches(window, batch)
+    positive, negative = naive(coef).clamp(min=0), naive(coef).clamp(max=0)
+    slope = positive * lower_slope[:, None] + negative * upper_slope[:, None]
+    bias = (negative * upper_bias[:, None]).flatten(2).sum(-1)
+    if not origin:
+        bias = bias + (positive * lower_bias[:, None]).flatten(2).sum(-1)
+    for form in (coef, coef.dense()):
+        pulled, constant = form.through(lines)
+        close(pulled, slope)
+        close(constant, bias)
+
+
+@pytest.mark.parametrize("form", ["dense", "patches"])
+@pytest.mark.parametrize("field", Lines._fields)
+def test_nan_lines_do_not_vanish(form: str, field: str) -> None:
+    """Whatever the sign of the coefficient: NaN in a line is NaN in the constant or in the new coefficient."""
+    one = torch.ones(1, *SHAPE, dtype=F64)
+    broken = one.clone()
+    broken[0, 1, 2, 3] = torch.nan
+    lines = Lines(one, one, one, one)._replace(**{field: broken})
+    rows = identity(SHAPE, 0, SHAPE[0], one)
+    pulled, constant = (rows if form == "patches" else rows.dense()).through(lines)
+    total = constant + pulled.dot(one)
+    touched = rows.dense().value[0, :, 1, 2, 3]
+    side = touched > 0 if field.startswith("lower") else touched < 0
+    assert total[0][side].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 2, 4)], ids=str)
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (1, 2)])
+def test_identity(shape: tuple[int, ...], first: int, last: int) -> None:
+    """Rows +x and -x of the entries (of an image: channels) asked for."""
+    x = normal(BATCH, *shape)
+    part = x[:, first:last].flatten(1)
+    close(identity(shape, first, last, x).dot(x), torch.cat([part, -part], dim=1))
+
+
+@each_geometry
+@each_batch
+def test_pull_through_a_convolution(window: Window, batch: int) -> None:
+    """Against dense rows times the convolution's matrix."""
+    inner = Window((3, 2), (2, 1), (1, 1))
+    before = (3, 7, 4)
+    assert inner.grid(before) == SHAPE[1:]
+    weight = normal(SHAPE[0], before[0], *inner.extent, seed=5)
+    eye = torch.eye(math.prod(before), dtype=F64).reshape(-1, *before)
+    matrix = F.conv2d(eye, weight, None, inner.stride, inner.padding).flatten(1)
+    coef = patches(window, batch)
+    pulled = coef.pull(inner, before, lambda x: F.conv_transpose2d(x, weight, None, inner.stride))
+    close(pulled.dense().value.flatten(2), naive(coef).flatten(2) @ matrix.T)
+    assert pulled.kernel == coef.pulled_kernel(inner)
