@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks import memory, peers, population, report, training
 from benchmarks.environment import ROOT, environment, load_average
 from benchmarks.protocol import Effort, Group, Record, measure, use_setting
+from tightrope.core import registry
 
 SUITES = {"training": training, "population": population}
 QUICK: dict[str, dict[str, Any]] = {
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if a contender of ours failed or contenders disagree.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU that PyTorch can use; take --device cpu")
     warnings.simplefilter("ignore")
     console = Console()
     suites = list(SUITES) if options.suite == "all" else [options.suite]
@@ -119,14 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="what needs more is recorded as such")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave peak memory out (faster)")
     parser.add_argument("--width", type=_positive, help="channels of the first convolution")
-    both = parser.add_argument_group("training")
-    both.add_argument("--networks", type=_list_of(str), metavar="A,B")
-    both.add_argument("--batches", type=_list_of(_positive), metavar="N,M")
-    both.add_argument("--relaxations", type=_list_of(str), metavar="A,B")
-    own = parser.add_argument_group("population")
-    own.add_argument("--pairs", type=_positive)
-    own.add_argument("--images", type=_positive)
-    own.add_argument("--chunks", type=_list_of(_positive), metavar="N,M")
+    cases = parser.add_argument_group("training")
+    cases.add_argument("--networks", type=_list_of(_name("models")), metavar="A,B")
+    cases.add_argument("--batches", type=_list_of(_positive), metavar="N,M")
+    cases.add_argument("--relaxations", type=_list_of(_name("relaxations")), metavar="A,B")
+    people = parser.add_argument_group("population")
+    people.add_argument("--pairs", type=_positive)
+    people.add_argument("--images", type=_positive)
+    people.add_argument("--chunks", type=_list_of(_positive), metavar="N,M")
     return parser
 
 
@@ -134,6 +138,15 @@ def _positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise ValueError(text)
     return value
+
+
+def _name(kind: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in registry.names(kind):
+            raise argparse.ArgumentTypeError(f"unknown name {text!r}; known: {', '.join(registry.names(kind))}")
+        return text
+
+    return parse
 
 
 def _list_of(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.protocol import Case, Prepared, Record, failure, use_setting
+from benchmarks.protocol import Case, Prepared, Record, brief, failure, use_setting
 
 try:
     import resource
@@ -57,8 +57,7 @@ def probe(case: Case, limit: float | None) -> Record:
             return result
     if done.returncode == -9:
         return {"status": "does not fit", "reason": "ended by the system, which does so when memory runs out"}
-    tail = " ".join(done.stderr.split())[-200:]
-    return {"status": "failed", "reason": f"exit code {done.returncode}: {tail}"}
+    return {"status": "failed", "reason": brief(f"exit code {done.returncode}: {done.stderr[-300:]}")}
 
 
 def main() -> None:
@@ -69,19 +68,25 @@ def main() -> None:
 
 
 def _attempt(case: Case, limit: float | None) -> Record:
+    on_gpu = case.setting["device"] == "cuda"
     use_setting(case.setting)
+    _wake(case.setting["device"])
+    allowed = _allowed_on_gpu(limit) if on_gpu else _allowed_on_cpu(limit)
     try:
-        _wake(case.setting["device"])
         prepared: Prepared = importlib.import_module(f"benchmarks.{case.suite}").prepare(case)
         gc.collect()
-        measured = _on_gpu if case.setting["device"] == "cuda" else _on_cpu
-        return measured(prepared.run, limit)
+        peak = _peak_on_gpu(prepared.run, allowed) if on_gpu else _peak_on_cpu(prepared.run, allowed)
     except Exception as error:  # whatever went wrong is the result of this process
-        return failure(error)
+        result = failure(error)
+        if result["status"] == "does not fit":
+            result["reason"] = f"needs more than {allowed / GIB:.2g} GiB beyond its set-up"
+        return result
+    return {"status": "ok", "peak_memory_mib": None if peak is None else round(peak / MIB, 1)}
 
 
 def _wake(device: str) -> None:
-    """Load what PyTorch loads on first use (kernels, autograd threads, vmap), so that it counts as set-up."""
+    """Load and start what PyTorch does on first use (threads, kernels, vmap), so that it counts as set-up."""
+    torch.ones(2**22).mul_(2.0)  # long enough for every thread to get a part
     x = torch.rand(2, 1, 8, 8, device=device)
     weight = torch.rand(2, 1, 3, 3, device=device, requires_grad=True)
     y = torch.nn.functional.conv2d(x, weight)
@@ -91,35 +96,44 @@ def _wake(device: str) -> None:
         torch.func.vmap(lambda w: torch.nn.functional.conv2d(x, w))(torch.stack([weight, weight]))
 
 
-def _on_gpu(run: Callable[[], object], limit: float | None) -> Record:
+def _allowed_on_gpu(limit: float | None) -> int:
     total = torch.cuda.get_device_properties(0).total_memory
-    allowed = limit * GIB if limit is not None else GPU_SHARE * total
+    return int(GPU_SHARE * total if limit is None else min(limit * GIB, total))
+
+
+def _allowed_on_cpu(limit: float | None) -> int:
+    """The limit, or 90 % of the memory that is free if that is less."""
+    wanted = int((DEFAULT_LIMIT if limit is None else limit) * GIB)
+    return min(wanted, int(0.9 * _proc("/proc/meminfo", "MemAvailable")) or wanted)
+
+
+def _peak_on_gpu(run: Callable[[], object], allowed: int) -> int:
+    total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, (allowed + torch.cuda.memory_reserved()) / total))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     run()
     torch.cuda.synchronize()
-    return {"status": "ok", "peak_memory_mib": (torch.cuda.max_memory_allocated() - before) / MIB}
+    return torch.cuda.max_memory_allocated() - before
 
 
-def _on_cpu(run: Callable[[], object], limit: float | None) -> Record:
-    _restrict(limit if limit is not None else DEFAULT_LIMIT)
+def _peak_on_cpu(run: Callable[[], object], allowed: int) -> int | None:
+    _restrict(allowed)
     _forget_peak()
     before = _resident()
     run()
     peak = _peak()
-    return {"status": "ok", "peak_memory_mib": max(0, peak - before) / MIB if peak else None}
+    return max(0, peak - before) if peak else None
 
 
-def _restrict(limit: float) -> None:
-    """Let this process allocate ``limit`` GiB more, or 90 % of the free memory if that is less."""
+def _restrict(allowed: int) -> None:
+    """Let this process allocate that many bytes more, where the system can hold it to that (Linux)."""
     held = _proc("/proc/self/status", "VmData")
     if resource is None or not held:
         return
-    allowed = min(limit * GIB, 0.9 * _proc("/proc/meminfo", "MemAvailable"))
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    soft = int(held + allowed)
+    soft = held + allowed
     resource.setrlimit(resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 

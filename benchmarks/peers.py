@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+    warnings.showwarning = lambda *arguments, **options: None  # not a filter: the library resets those on import
     try:
-        import auto_LiRPA as lirpa
+        import auto_LiRPA as lirpa  # type: ignore[import-not-found]
     except ImportError:
         lirpa = None
 
@@ -44,6 +44,7 @@ class AutoLirpa:
 
     def margins(self, matrix: Tensor) -> Tensor:
         """Lower bounds, (batch, rows), of ``matrix @ output`` for a matrix of (batch, rows, outputs)."""
+        lower: Tensor
         lower, _ = self._bounded.compute_bounds(
             x=(self._input,), C=matrix, method=self._method, bound_lower=True, bound_upper=False
         )

@@ -87,7 +87,8 @@ def _smoother(made: Problem, pairs: int, chunk: int) -> Prepared:
 
     def run() -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(SEED)
-        return pgpe.estimate(loss, params, state, std=STD, generator=generator).grad
+        grad: dict[str, Tensor] = pgpe.estimate(loss, params, state, std=STD, generator=generator).grad
+        return grad
 
     def facts() -> dict[str, Tensor]:
         return {"gradient": torch.cat([g.flatten() for g in run().values()]), "loss": loss(params)[0]}
@@ -138,6 +139,7 @@ def _loop(made: Problem, pairs: int) -> Prepared:
 def interval_loss(module: nn.Module, box: tr.Box, spec: Spec) -> Tensor:
     """Certified loss by interval bounds of a sequence of layers, the last linear one merged with the spec."""
     *layers, last = module.children()
+    assert isinstance(last, nn.Linear)
     centre, radius = (box.lower + box.upper) / 2, (box.upper - box.lower) / 2
     for layer in layers:
         if isinstance(layer, nn.Conv2d):

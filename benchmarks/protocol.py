@@ -9,6 +9,7 @@ Every figure is a median with its extremes, and ratios are taken within a round 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -174,10 +175,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def failure(error: BaseException) -> Record:
-    """Status and reason of a case that did not run."""
-    status = "does not fit" if is_out_of_memory(error) else "failed"
-    text = " ".join(str(error).split())
-    return {"status": status, "reason": f"{type(error).__name__}: {text}"[:300]}
+    """Status and reason of a case that did not run; the reason names no folder of this machine."""
+    if is_out_of_memory(error):
+        return {"status": "does not fit", "reason": "memory ran out"}
+    return {"status": "failed", "reason": brief(f"{type(error).__name__}: {error}")}
+
+
+def brief(text: str) -> str:
+    """The first 300 characters on one line, without folders."""
+    return re.sub(r"(?<![\w.])/[^\s\"':]*/", "", " ".join(text.split()))[:300]
 
 
 def use_setting(setting: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.protocol import Record
@@ -32,7 +33,7 @@ def show(group: Record, console: Console) -> None:
     console.print(table)
     for row in group["contenders"]:
         if row["status"] == "failed":
-            console.print(f"  [red]{row['name']} failed[/]: {row['reason']}", highlight=False)
+            console.print(f"  [red]{row['name']} failed[/]: {escape(row['reason'])}", highlight=False)
     for ratio in group["ratios"]:
         spread = f"{ratio['min']:.3g} .. {ratio['max']:.3g}"
         console.print(f"  {ratio['of']} / {ratio['over']}: [bold]{ratio['median']:.3g}[/] ({spread})", highlight=False)

@@ -87,7 +87,7 @@ class TrainingProgress:
         if self._epochs:
             validation = f"   validation: {_facts(record.validation)}" if record.validation else ""
             line = f"epoch {record.epoch:>3}  eps {record.eps:.4g}  {_facts(record.train)}{validation}"
-            self._bar.console.print(f"{line}  [{record.seconds:.0f} s]", markup=False)
+            self._bar.console.print(f"{line}  [{record.seconds:.0f} s]", markup=False, soft_wrap=True)
 
 
 def summary_table(summary: Summary, title: str) -> Table:

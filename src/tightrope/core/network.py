@@ -46,6 +46,10 @@ class Network:
     input_shape: Shape
     trainable: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        # Found once and here: tracing compilers cannot enter a cached property for the first time.
+        _ = self.output, self.shapes, self.num_outputs, self.pre_activations, self.exact_intervals, self.has_statistics
+
     def __call__(self, params: Params, x: Tensor) -> Tensor:
         """The output, (batch, outputs), of samples (batch, *input_shape)."""
         return self.values(params, x)[self.output]

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from tightrope.core import registry
-from tightrope.core.bounds import Shape
+from tightrope.core.bounds import Params, Shape
 from tightrope.core.network import INPUT, Network, Node
 from tightrope.core.op import Op
 from tightrope.errors import InputError, UnsupportedLayerError
@@ -72,6 +72,7 @@ def from_module(module: nn.Module, input_shape: Shape) -> tuple[Network, dict[st
     converter = _Converter(module, tuple(int(n) for n in input_shape))
     network = converter.convert()
     network.check_params(converter.params)
+    _check_same_function(module, network, converter.params)
     return network, converter.params
 
 
@@ -133,7 +134,8 @@ class _Converter:
             return self._attribute(str(node.target))
         if node.op == "call_module":
             path = str(node.target)
-            return self._layer(self.module.get_submodule(path), path, f"{path}.", args[0], node.name)
+            value = args[0] if args else kwargs.get("input")
+            return self._layer(self.module.get_submodule(path), path, f"{path}.", value, node.name)
         return self._call(node, args, kwargs)
 
     def _attribute(self, path: str) -> Any:
@@ -180,8 +182,9 @@ class _Converter:
         if target in _RESHAPE:
             return self._reshape(node.name, args, kwargs, where)
         if target in _FUNCTIONS:
-            first, *rest = args
-            return self._layer(_FUNCTIONS[target](*rest, **kwargs), node.name, "", first, node.name)
+            options = dict(kwargs)
+            value, *rest = args if args else (options.pop("input", None),)
+            return self._layer(_FUNCTIONS[target](*rest, **options), node.name, "", value, node.name)
         raise UnsupportedLayerError(
             f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, flatten, "
             "avg_pool2d, view, reshape, +, - of branches, and +, -, *, / with constants."
@@ -246,6 +249,11 @@ class _Converter:
         return replace(op, **shared) if shared else op  # type: ignore[type-var]
 
     def _add(self, name: str, op: Op, inputs: tuple[_Value, ...], where: str) -> _Value:
+        if lost := [key for field, key in vars(op).items() if isinstance(key, str) and key not in self.params]:
+            raise UnsupportedLayerError(
+                f"{where} has no stored weight {lost[0]!r}: a hook or a parametrisation computes it. Remove that first "
+                "(torch.nn.utils.remove_weight_norm, torch.nn.utils.parametrize.remove_parametrizations)."
+            )
         try:
             shape = op.output_shape(*(value.shape for value in inputs))
         except ValueError as error:
@@ -260,6 +268,34 @@ class _Key:
     """A tensor of the module, by its key in ``params``."""
 
     key: str
+
+
+@torch.no_grad()
+def _check_same_function(module: nn.Module, network: Network, params: Params) -> None:
+    """Refuse a network that computes something else than the module does in eval mode.
+
+    Tracing does not see everything: hooks, operations in place on a value used again, buffers written in forward. A bound
+    of the wrong function would be a false certificate, so that both are evaluated once on random inputs.
+    """
+    like = next((value for value in params.values() if value.is_floating_point()), None)
+    if like is None or like.is_meta:
+        return
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((3, *network.input_shape), generator=generator, dtype=like.dtype).to(like.device)
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        expected = module(x.clone())
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    found = network(params, x)
+    scale = expected.abs().max().clamp(min=torch.finfo(like.dtype).tiny)
+    if expected.shape != found.shape or not bool((found - expected).abs().max() <= 1e-4 * scale):
+        raise UnsupportedLayerError(
+            f"{type(module).__name__} computes something that its layers alone do not: operations in place on a value "
+            "that is used again, hooks, or state written in forward. Bounds would be of another function. Remove these."
+        )
 
 
 def _trace(module: nn.Module) -> fx.Graph:

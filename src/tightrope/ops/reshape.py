@@ -33,7 +33,12 @@ class Reshape(AffineOp):
         axis = int(module.dim) % dims
         if axis == 0:
             raise ValueError("unflattens the batch axis")
-        return cls(shape, (*shape[: axis - 1], *(int(n) for n in module.unflattened_size), *shape[axis:]))
+        parts = [int(n) for n in module.unflattened_size]
+        if parts.count(-1) == 1:
+            parts[parts.index(-1)] = shape[axis - 1] // max(1, -math.prod(parts))
+        if math.prod(parts) != shape[axis - 1] or min(parts) < 1:
+            raise ValueError(f"cannot split {shape[axis - 1]} entries into {tuple(module.unflattened_size)}")
+        return cls(shape, (*shape[: axis - 1], *parts, *shape[axis:]))
 
     @staticmethod
     def examples() -> list[tuple[nn.Module, Shape]]:
