@@ -194,7 +194,7 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     ),
     "grouped": (
         lambda: nn.Sequential(
-            nn.AvgPool2d(2, stride=1, padding=(0, 1)),
+            nn.AvgPool2d(3, stride=1, padding=(0, 1)),
             nn.Conv2d(2, 4, (2, 3), stride=(1, 2), padding=(0, 1), dilation=(2, 1), groups=2),
             nn.ReLU(),
             nn.Flatten(),
@@ -202,7 +202,7 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
             nn.LeakyReLU(0.2),
             nn.Linear(4, CLASSES),
         ),
-        (2, 5, 4),
+        (2, 6, 5),
         4,
     ),
     "normed": (

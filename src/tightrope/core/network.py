@@ -48,7 +48,8 @@ class Network:
 
     def __post_init__(self) -> None:
         # Found once and here: tracing compilers cannot enter a cached property for the first time.
-        _ = self.output, self.shapes, self.num_outputs, self.pre_activations, self.exact_intervals, self.has_statistics
+        _ = self.output, self.shapes, self.num_outputs, self.pre_activations, self.exact_intervals
+        _ = self.affine_prefix, self.has_statistics
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
         """The output, (batch, outputs), of samples (batch, *input_shape)."""
@@ -94,6 +95,15 @@ class Network:
                 if count <= 1:
                     general[node.name] = count
         return frozenset(general)
+
+    @cached_property
+    def affine_prefix(self) -> frozenset[str]:
+        """The input and the nodes that are affine in it: everything before the first non-linear ops."""
+        prefix = {INPUT}
+        for node in self.nodes:
+            if node.op.kind == "affine" and prefix.issuperset(node.inputs):
+                prefix.add(node.name)
+        return frozenset(prefix)
 
     @cached_property
     def has_statistics(self) -> bool:

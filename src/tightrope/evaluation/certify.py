@@ -7,7 +7,6 @@ records of one that was not.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box, linf_box, parse_eps
+from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.outcome import Outcome, Verdict
@@ -200,8 +200,8 @@ class _Job:
             "dtype": str(self.x.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
             "seed": self.seed,
-            "weights": _digest(self.params),
-            "samples": _digest({"x": self.x, "labels": self.labels}),
+            "weights": tensor_digest(self.params),
+            "samples": tensor_digest({"x": self.x, "labels": self.labels}),
         }
 
     def decide(self, index: range) -> list[ImageRecord]:
@@ -261,15 +261,6 @@ def _exactly(value: Tensor, dtype: torch.dtype, what: str) -> Tensor:
     if not torch.equal(cast.double(), value.double()):
         raise InputError(f"{what} are {value.dtype} and would be rounded to {dtype}: give the images in {value.dtype}.")
     return cast
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # --------------------------------------------------------------------------------------------- resuming

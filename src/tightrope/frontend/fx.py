@@ -274,8 +274,8 @@ class _Key:
 def _check_same_function(module: nn.Module, network: Network, params: Params) -> None:
     """Refuse a network that computes something else than the module does in eval mode.
 
-    Tracing does not see everything: hooks, operations in place on a value used again, buffers written in forward. A bound
-    of the wrong function would be a false certificate, so that both are evaluated once on random inputs.
+    Tracing does not see everything: hooks, operations in place on a value used again, buffers written in forward. A
+    bound of the wrong function would be a false certificate, so that both are evaluated once on random inputs.
     """
     like = next((value for value in params.values() if value.is_floating_point()), None)
     if like is None or like.is_meta:

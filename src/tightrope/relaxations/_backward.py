@@ -24,7 +24,7 @@ from tightrope.core.coef import Coef, Dense, identity
 from tightrope.core.network import INPUT, Network
 from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.spec import Spec
-from tightrope.relaxations._interval import intervals
+from tightrope.relaxations._interval import Forward, forward_intervals
 from tightrope.relaxations._slopes import Rule
 
 # Entries of the largest coefficient tensor above which rows are treated in chunks. 16 MiB in float32: larger blocks are
@@ -39,20 +39,28 @@ def backward_bounds(
     spec: Spec,
     rule: Rule,
     pre: Mapping[str, Interval] | None,
+    forward: Forward | None = None,
 ) -> Bounds:
     """Bounds by back-substitution of every pre-activation that ``pre`` does not give, then of the spec's rows.
 
     Pre-activations whose interval bounds are exact take those.
+
+    Args:
+        forward: the interval pass, if it is there already.
     """
-    exact = intervals(network, params, box, only=network.exact_intervals)
-    engine = Engine(network, params, box)
+    forward = forward or forward_intervals(network, params, box, only=network.affine_prefix)
+    engine = Engine(network, params, forward)
     known: dict[str, Interval] = {}
     for node in network.nodes:
         if isinstance(node.op, ElementwiseOp):
             name = node.inputs[0]
             if name not in known:
-                given = pre.get(name) if pre is not None else None
-                known[name] = given or exact.get(name) or engine.node_bounds(name)
+                if pre is not None and name in pre:
+                    known[name] = pre[name]
+                elif name in network.exact_intervals:
+                    known[name] = forward.intervals[name]
+                else:
+                    known[name] = engine.node_bounds(name)
             engine.lines[node.name] = rule(node.op, known[name])
     return Bounds(engine.spec_bounds(spec), known)
 
@@ -61,24 +69,17 @@ class Engine:
     """Back-substitution through one network over one box.
 
     Attributes:
-        lines: of the non-linear nodes, by node name, as they become known.
-        post: value bounds of nodes without lines; back-substitution ends there.
+        lines: of the non-linear nodes, by node name, as they become known. Where a node has none, back-substitution
+            ends at its interval.
     """
 
-    def __init__(
-        self, network: Network, params: Params, box: Box, *, post: Mapping[str, Interval] | None = None
-    ) -> None:
+    def __init__(self, network: Network, params: Params, forward: Forward) -> None:
         self.network, self.params = network, params
         self.lines: dict[str, Lines] = {}
-        self.post = post or {}
+        self._forward = forward
+        self._radius = forward.radii[INPUT]
+        self._batch = self._radius.shape[0]
         self._peak = 1  # entries of the largest coefficient of the latest rows
-        self._batch = box.lower.shape[0]
-        self._radius = (box.upper - box.lower) / 2
-        self._centre = {INPUT: (box.lower + box.upper) / 2}
-        for node in network.nodes:
-            if isinstance(node.op, AffineOp) and all(name in self._centre for name in node.inputs):
-                values = [self._centre[name] for name in node.inputs]
-                self._centre[node.name] = node.op.forward(params, *values)
 
     def spec_bounds(self, spec: Spec) -> Tensor:
         """Lower bounds of the spec's rows, (batch, rows)."""
@@ -87,26 +88,27 @@ class Engine:
     def lower_bounds(self, target: str, coef: Coef) -> Tensor:
         """Lower bounds of ``coef . target`` over the box, (batch, rows)."""
         rows, self._peak = coef.rows, 1
-        bound = coef.dot(self._centre[target]) if target in self._centre else coef.value.new_zeros(())
+        prefix, centres = self.network.affine_prefix, self._forward.centres
+        bound = coef.dot(centres[target]) if target in prefix else coef.value.new_zeros(())
         waiting: dict[str, Coef] = {target: coef}
         for node in reversed(self.network.nodes):
             here = waiting.pop(node.name, None)
             if here is None:
                 continue
             if isinstance(node.op, AffineOp):
-                if node.name not in self._centre:
+                if node.name not in prefix:
                     bound = bound + self._constant(here, node.op.bias(self.params), self.network.shapes[node.name])
                 pulled = node.op.adjoint(self.params, here)
             elif node.name in self.lines:
                 line, constant = here.through(self.lines[node.name])
                 pulled, bound = (line,), bound + constant
             else:
-                bound = bound + concretize(here, self.post[node.name])
+                bound = bound + concretize(here, self._forward.intervals[node.name])
                 continue
             for name, part in zip(node.inputs, pulled, strict=True):
                 self._peak = max(self._peak, part.value.numel())
-                if name in self._centre and node.name not in self._centre:
-                    bound = bound + part.dot(self._centre[name])
+                if name in prefix and node.name not in prefix:
+                    bound = bound + part.dot(centres[name])
                 waiting[name] = waiting[name].plus(part) if name in waiting else part
         if INPUT in waiting:
             bound = bound - waiting[INPUT].dot_abs(self._radius)

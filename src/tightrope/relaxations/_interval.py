@@ -3,36 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
 
 from tightrope.core.bounds import Interval, Params
 from tightrope.core.box import Box
-from tightrope.core.network import INPUT, Network, Node
+from tightrope.core.network import INPUT, Network
 from tightrope.core.op import AffineOp, ElementwiseOp
 
 
-def intervals(
+class Forward(NamedTuple):
+    """What the pass found.
+
+    Attributes:
+        intervals: of pre-activations and of the outputs of non-linear nodes, by node name.
+        centres: value of every affine node, and of the input, at the centres of its inputs.
+        radii: half-widths of the same nodes.
+    """
+
+    intervals: dict[str, Interval]
+    centres: dict[str, Tensor]
+    radii: dict[str, Tensor]
+
+    def middle(self, name: str) -> tuple[Tensor, Tensor]:
+        """Centre and half-width of a node."""
+        if name in self.centres:
+            return self.centres[name], self.radii[name]
+        lower, upper = self.intervals[name]
+        return (lower + upper) / 2, (upper - lower) / 2
+
+
+def forward_intervals(
     network: Network,
     params: Params,
     box: Box,
     *,
     pre: Mapping[str, Interval] | None = None,
     only: Container[str] | None = None,
-) -> dict[str, Interval]:
-    """Interval bounds of the nodes in ``only`` (closed under inputs), or of all; ``pre`` takes precedence."""
-    known = {INPUT: Interval(box.lower, box.upper)}
+) -> Forward:
+    """Interval bounds of the nodes in ``only`` (closed under inputs), or of all.
+
+    Non-linear ops take ``pre`` where it is given. Affine nodes pass centre and half-width on as they are; lower and
+    upper ends are formed where a non-linear op needs them. So centres before the first non-linear op are values of the
+    network.
+    """
+    found = Forward({}, {INPUT: (box.lower + box.upper) / 2}, {INPUT: (box.upper - box.lower) / 2})
+    given = pre or {}
+    found.intervals[INPUT] = Interval(box.lower, box.upper)
     for node in network.nodes:
-        if pre is not None and node.name in pre:
-            known[node.name] = pre[node.name]
-        elif only is None or node.name in only:
-            known[node.name] = _step(node, params, [known[name] for name in node.inputs])
-    return known
-
-
-def _step(node: Node, params: Params, inputs: list[Interval]) -> Interval:
-    op = node.op
-    if isinstance(op, ElementwiseOp):
-        return op.interval(inputs[0])
-    assert isinstance(op, AffineOp)
-    centre = op.forward(params, *((i.lower + i.upper) / 2 for i in inputs))
-    radius = op.linear_abs(params, *((i.upper - i.lower) / 2 for i in inputs))
-    return Interval(centre - radius, centre + radius)
+        if only is not None and node.name not in only:
+            continue
+        if isinstance(node.op, ElementwiseOp):
+            found.intervals[node.name] = node.op.interval(found.intervals[node.inputs[0]])
+            continue
+        assert isinstance(node.op, AffineOp)
+        middles = [found.middle(name) for name in node.inputs]
+        centre = found.centres[node.name] = node.op.forward(params, *(c for c, _ in middles))
+        radius = found.radii[node.name] = node.op.linear_abs(params, *(r for _, r in middles))
+        if node.name in given:
+            found.intervals[node.name] = given[node.name]
+        elif node.name in network.pre_activations:
+            found.intervals[node.name] = Interval(centre - radius, centre + radius)
+    return found

@@ -11,7 +11,7 @@ from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec
 from tightrope.relaxations._backward import backward_bounds
-from tightrope.relaxations._interval import intervals
+from tightrope.relaxations._interval import forward_intervals
 from tightrope.relaxations._slopes import LOWER, Slope, check_slope
 
 
@@ -44,4 +44,5 @@ class CrownIbp:
         pre: Mapping[str, Interval] | None = None,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
-        return backward_bounds(network, params, box, spec, LOWER[self.slope], intervals(network, params, box, pre=pre))
+        forward = forward_intervals(network, params, box, pre=pre)
+        return backward_bounds(network, params, box, spec, LOWER[self.slope], forward.intervals, forward)

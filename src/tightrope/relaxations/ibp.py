@@ -11,7 +11,7 @@ from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec
 from tightrope.relaxations._backward import Engine
-from tightrope.relaxations._interval import intervals
+from tightrope.relaxations._interval import forward_intervals
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,6 @@ class Ibp:
         pre: Mapping[str, Interval] | None = None,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
-        known = intervals(network, params, box, pre=pre)
-        margins = Engine(network, params, box, post=known).spec_bounds(spec)
-        return Bounds(margins, {name: known[name] for name in network.pre_activations})
+        forward = forward_intervals(network, params, box, pre=pre)
+        margins = Engine(network, params, forward).spec_bounds(spec)
+        return Bounds(margins, {name: forward.intervals[name] for name in network.pre_activations})

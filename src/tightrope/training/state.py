@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from safetensors.torch import save as pack_tensors
 from torch import Tensor
 
 from tightrope.core.bounds import Params
+from tightrope.core.digest import tensor_digest
 from tightrope.core.protocols import SmootherState
 from tightrope.errors import CheckpointError, MissingDataError
 from tightrope.records.files import write_atomic
@@ -112,16 +112,6 @@ class State:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def digest(tensors: Params) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
 def save_tensors(path: Path, tensors: Params, facts: Mapping[str, Any]) -> str:
     """Write tensors and a few facts as one safetensors file, atomically; returns their digest.
 
@@ -129,7 +119,7 @@ def save_tensors(path: Path, tensors: Params, facts: Mapping[str, Any]) -> str:
         OSError: the disk is full or not writable; an older file stays as it was.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    sha256 = digest(plain)
+    sha256 = tensor_digest(plain)
     header = {"tightrope": json.dumps({"format": FORMAT, "sha256": sha256, **facts})}
     write_atomic(path, pack_tensors(plain, header))
     return sha256
@@ -155,7 +145,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is not a complete Tightrope safetensors file ({error}). It was truncated or is something else; "
             "pickled checkpoints are never opened."
         ) from None
-    if facts.get("format") != FORMAT or facts.get("sha256") != digest(tensors):
+    if facts.get("format") != FORMAT or facts.get("sha256") != tensor_digest(tensors):
         raise CheckpointError(f"{path} was altered: its checksum or format does not match its content.")
     return tensors, facts
 
