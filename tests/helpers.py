@@ -162,7 +162,6 @@ class Case:
         return (1.3 * x - 0.15).clamp(0, 1)
 
 
-
 _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "mlp": (
         lambda: nn.Sequential(

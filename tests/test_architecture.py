@@ -204,8 +204,8 @@ def test_randomness_comes_from_a_generator(file: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["core", "ops", "relaxations", "methods", "attacks"])
 def test_numerical_code_reads_no_tensor_back(kind: str) -> None:
-    """``.item()``, ``.tolist()`` and ``.numpy()`` break graphs and vmap; input is checked at the public boundary only."""
-    for file in (SOURCE / kind).glob("*.py"):
+    """``.item()``, ``.tolist()`` and ``.numpy()`` break graphs and vmap. A fingerprint has to read, and is no numerics."""
+    for file in set((SOURCE / kind).glob("*.py")) - {SOURCE / "core" / "digest.py"}:
         for node in ast.walk(tree(file)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert node.func.attr not in {"item", "tolist", "numpy"}, f"{file.name}:{node.lineno}"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from helpers import F64, case, margins64, relaxation, stacked
 from torch import Tensor
 
 import tightrope as tr
+from helpers import F64, case, margins64, relaxation, stacked
 from tightrope.core import registry
 from tightrope.core.bounds import Params
 from tightrope.core.network import Network
@@ -86,7 +86,11 @@ def test_methods(name: str) -> None:
         "certified": {"relaxation": relaxation("ibp")},
         "pgd": {"attack": registry.create("attacks", "pgd", steps=2)},
     }
-    made, known, eps = registry.create("methods", name, **options.get(name, {})), case("mlp"), torch.tensor(0.1, dtype=F64)
+    made, known, eps = (
+        registry.create("methods", name, **options.get(name, {})),
+        case("mlp"),
+        torch.tensor(0.1, dtype=F64),
+    )
     batch = Batch(known.inputs(BATCH), margins64(BATCH))
     draws = made.draws(batch, eps, torch.Generator().manual_seed(0))
 

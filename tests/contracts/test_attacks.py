@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASES, F64, build, case, margins64
 from torch import Tensor, nn
 
 import tightrope as tr
+from helpers import CASES, F64, build, case, margins64
 from tightrope.core import registry
 from tightrope.core.box import Box
 from tightrope.core.protocols import Attack

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import F64
 from torch import Tensor
 from torch.nn import functional as F
 
+from helpers import F64
 from tightrope.core.bounds import Lines
 from tightrope.core.coef import Coef, Dense, Patches, Window, identity
 
@@ -162,8 +162,8 @@ def test_identity(shape: tuple[int, ...], first: int, last: int) -> None:
     ("inner", "before"), [(Window((3, 2), (2, 1), (1, 1)), (3, 7, 4)), (Window((3, 3), (1, 1), (0, 1)), (3, 6, 5))]
 )
 def test_pull_through_a_convolution(window: Window, batch: int, inner: Window, before: tuple[int, ...]) -> None:
-    """Against dense rows times the convolution's matrix. In the second case a position outside the image would reach the
-    input, if it counted."""
+    """Against dense rows times the convolution's matrix. In the second case a position outside the image would
+    reach the input, if it counted."""
     assert inner.grid(before) == SHAPE[1:]
     weight = normal(SHAPE[0], before[0], *inner.extent, seed=5)
     eye = torch.eye(math.prod(before), dtype=F64).reshape(-1, *before)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import F64, build, case, labels_for, margins64, relaxation
 from torch import Tensor
 from torch.nn import functional as F
 
 import tightrope as tr
+from helpers import F64, build, case, labels_for, margins64, relaxation
 from tightrope.core import registry
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.protocols import Batch, LossFn, TrainingMethod
@@ -183,10 +183,12 @@ def test_works_under_every_smoother(name: str, choice: str | None, smoother: str
 
 @pytest.mark.parametrize("choice", [None, *registry.names("relaxations")])
 def test_any_property_can_be_trained(choice: str | None) -> None:
-    """A spec with clauses of several rows instead of labels: the loss is log(1 + sum over clauses of exp(-best row))."""
+    """Clauses of several rows instead of labels: the loss is log(1 + sum over clauses of exp(-best row))."""
     known = case("mlp")
     generator = torch.Generator().manual_seed(0)
-    spec = Spec(torch.randn((BATCH, 3, 3), generator=generator, dtype=F64), torch.zeros((BATCH, 3), dtype=F64), (0, 0, 1))
+    spec = Spec(
+        torch.randn((BATCH, 3, 3), generator=generator, dtype=F64), torch.zeros((BATCH, 3), dtype=F64), (0, 0, 1)
+    )
     made = method("certified", choice) if choice else method("standard", None)
     eps = torch.tensor(0.0, dtype=F64)
     value, metrics = made.loss(known.net, known.params, Batch(known.inputs(BATCH), spec), eps, {})

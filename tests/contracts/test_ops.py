@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+import tightrope as tr
 from helpers import (
     F64,
     attacked_points,
@@ -20,9 +23,6 @@ from helpers import (
     relaxation,
     rows_at,
 )
-from torch import Tensor, nn
-
-import tightrope as tr
 from tightrope.core import registry
 from tightrope.core.bounds import Interval, Lines, Params, Shape
 from tightrope.core.coef import Dense, Patches, Window, identity
@@ -350,7 +350,7 @@ def test_interval_is_the_range(example: Example, scale: float) -> None:
 @each_elementwise
 @pytest.mark.parametrize("scale", SCALES)
 def test_stable_means_one_line(example: Example, scale: float) -> None:
-    """Where stable, both lines are f itself at every tilt; where f leaves its chord by more than rounding, not stable."""
+    """Where stable, both lines are f itself at every tilt; where f leaves its chord, it is not stable."""
     pre = intervals(scale)
     x, stable = samples(example, pre), example.op.stable(pre)
     value = apply(example, x)

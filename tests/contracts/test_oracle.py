@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import case, margins64, relaxation
 from torch import Tensor
 
 import tightrope as tr
+from helpers import case, margins64, relaxation
 from tightrope.core import registry
 
 pytestmark = pytest.mark.oracle

@@ -8,6 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
+import tightrope as tr
 from helpers import (
     CASES,
     CLASSES,
@@ -27,9 +30,6 @@ from helpers import (
 )
 from reference import backward, interval, zonotope
 from reference.exact import exact_argmin, linear_pieces, lp_relaxation_min, milp_min
-from torch import Tensor, nn
-
-import tightrope as tr
 from tightrope.core import registry
 from tightrope.core.bounds import Bounds, Interval
 from tightrope.core.box import Box
@@ -87,7 +87,7 @@ def close(found: np.ndarray | Tensor, expected: np.ndarray | Tensor) -> None:
 @each_radius
 def test_margins_are_below_every_point(name: str, net: str, radius: str) -> None:
     """The values come from the torch module itself."""
-    box, spec = problem(net, radius)
+    _, spec = problem(net, radius)
     outputs = evaluate_points(case(net).module, points_of(net, radius)).detach()
     seen = rows_at(spec, outputs).amin(dim=0)
     assert torch.all(bounded(name, net, radius).margins <= seen + 1e-9)
@@ -342,8 +342,8 @@ def _along(module: nn.Module, box: Box, spec: Spec, change: dict[str, Tensor], n
 def neuron_segment(name: str) -> Segment:
     """One input in [-1, 1] and one neuron relu(x + b), b from 1.2 to -1.2, beside a linear path.
 
-    The neuron's bounds b - 1 and b + 1 pass l = 0, l = -u and u = 0. The margin is relu(x + b) - x / 2: a line below the
-    neuron counts, and which line that is matters because x is there as well.
+    The neuron's bounds b - 1 and b + 1 pass l = 0, l = -u and u = 0. The margin is relu(x + b) - x / 2: a line below
+    the neuron counts, and which line that is matters because x is there as well.
     """
     module = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2, bias=False))
     with torch.no_grad():

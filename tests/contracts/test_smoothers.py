@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from helpers import F64, build
 from torch import Tensor
 
+from helpers import F64, build
 from tightrope.core import registry
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.protocols import GradEstimate, LossFn, Smoother, SmootherState, Std

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import CASES, F64, case, labels_for, member, relaxation, stacked
 
 import tightrope as tr
+from helpers import CASES, F64, case, labels_for, member, relaxation, stacked
 from tightrope.core import registry
 from tightrope.core.bounds import Params
 
@@ -30,7 +30,9 @@ def test_gradients_of_the_certified_loss(name: str, net: str) -> None:
 
     mapped = torch.func.vmap(torch.func.grad(value))(own)
     leaves = {key: own[key].clone().requires_grad_() for key in names}
-    outside = dict(zip(names, torch.autograd.grad(torch.func.vmap(value)(leaves).sum(), list(leaves.values())), strict=True))
+    outside = dict(
+        zip(names, torch.autograd.grad(torch.func.vmap(value)(leaves).sum(), list(leaves.values())), strict=True)
+    )
     for index in range(MEMBERS):
         alone = torch.func.grad(value)(member(own, index))
         for key in names:

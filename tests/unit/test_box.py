@@ -48,7 +48,9 @@ def test_parse_eps_is_exact(text: float | str | Fraction, value: Fraction) -> No
     assert parse_eps(text) == value
 
 
-@pytest.mark.parametrize("bad", [-0.1, "-1/255", "2/0", "nan", math.nan, math.inf, -math.inf, "inf", "", "8 255", "a/b"])
+@pytest.mark.parametrize(
+    "bad", [-0.1, "-1/255", "2/0", "nan", math.nan, math.inf, -math.inf, "inf", "", "8 255", "a/b"]
+)
 def test_parse_eps_refuses(bad: float | str) -> None:
     with pytest.raises(InputError, match="eps = ") as caught:
         parse_eps(bad)
@@ -73,7 +75,9 @@ def test_round_up_is_the_least_float_above(value: Fraction) -> None:
 # ----------------------------------------------------------------------------------------- outward rounding
 
 
-def assert_contains(box: Box, x: Tensor, eps: Fraction, low: Fraction = Fraction(0), high: Fraction = Fraction(1)) -> None:
+def assert_contains(
+    box: Box, x: Tensor, eps: Fraction, low: Fraction = Fraction(0), high: Fraction = Fraction(1)
+) -> None:
     """The box contains the exact one, and is wider than it by a few units in the last place at most."""
     slack = 3 * Fraction(torch.finfo(x.dtype).eps)
     for value, lower, upper in zip(x.flatten(), box.lower.flatten(), box.upper.flatten(), strict=True):

@@ -161,7 +161,7 @@ def test_required_sections_are_named(section: str) -> None:
 def test_values_out_of_range_are_refused_by_their_dotted_key(key: str, value: Any) -> None:
     (found,) = problems(**{key: value})
     assert found.startswith(key.replace("__", "."))
-    assert "[" in found or repr(value) in found
+    assert "(got " in found
 
 
 def test_a_ramp_that_ends_before_it_begins_is_refused() -> None:

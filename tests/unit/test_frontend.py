@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASES, F64, case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tightrope as tr
+from helpers import CASES, F64, case
 from tightrope.core.network import Network
 from tightrope.errors import (
     CheckpointError,
@@ -151,7 +151,10 @@ def test_modules(name: str) -> None:
         (nn.ReLU(), (4,)),
         (nn.LeakyReLU(0.2), (4,)),
         (nn.Sequential(nn.Linear(3, 2)), (3,)),
-        (nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 4), nn.Sequential(nn.ReLU())), nn.Linear(4, 2)), (2, 3)),
+        (
+            nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 4), nn.Sequential(nn.ReLU())), nn.Linear(4, 2)),
+            (2, 3),
+        ),
         (nn.Sequential(nn.Identity(), nn.Linear(3, 2), nn.Dropout(0.5), nn.Identity()), (3,)),
         (nn.Sequential(nn.Conv2d(2, 3, 3, padding="same"), nn.Flatten()), (2, 4, 5)),
         (nn.Sequential(nn.Conv2d(2, 3, (1, 2), padding="valid"), nn.Flatten()), (2, 4, 5)),
@@ -535,7 +538,7 @@ def test_unsupported_layers_come_with_the_list_of_supported_ones(layer: nn.Modul
 
 
 def test_an_unsupported_single_layer_is_refused() -> None:
-    with pytest.raises(UnsupportedLayerError, match="(?i)softplus"):
+    with pytest.raises(UnsupportedLayerError, match=r"(?i)softplus"):
         tr.from_module(nn.Softplus(), (3,))
     with pytest.raises(UnsupportedLayerError, match="GRU"):
         tr.from_module(nn.GRU(3, 3), (4, 3))
@@ -676,7 +679,11 @@ def test_params_of_another_network_are_refused() -> None:
     known.net.check_params(known.params, known.params)
     wrong_shape = known.params | {"0.weight": torch.zeros((2, 2), dtype=F64)}
     missing = {key: value for key, value in known.params.items() if key != "0.weight"}
-    for params, word in ((wrong_shape, "0.weight is"), (missing, "missing"), (known.params | {"x": torch.zeros(1)}, "x")):
+    for params, word in (
+        (wrong_shape, "0.weight is"),
+        (missing, "missing"),
+        (known.params | {"x": torch.zeros(1)}, "x"),
+    ):
         with pytest.raises(CheckpointError, match=word):
             known.net.check_params(params, known.params)
 

@@ -83,12 +83,12 @@ def test_options_reach_the_plugin() -> None:
 
 
 def test_unknown_option_offers_the_closest() -> None:
-    with pytest.raises(UnknownNameError, match="option of pgpe.*Did you mean 'pairs'"):
+    with pytest.raises(UnknownNameError, match=r"option of pgpe.*Did you mean 'pairs'"):
         registry.create("smoothers", "pgpe", pair=7)
 
 
 def test_missing_option_is_named() -> None:
-    with pytest.raises(InputError, match="certified.*relaxation"):
+    with pytest.raises(InputError, match=r"certified.*relaxation"):
         registry.create("methods", "certified")
 
 

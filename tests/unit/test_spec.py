@@ -75,7 +75,9 @@ def test_labels_out_of_range_are_refused(labels: list[int]) -> None:
         tr.margin_spec(torch.tensor(labels), 3)
 
 
-@pytest.mark.parametrize("labels", [torch.tensor([0.0, 1.0]), torch.tensor([[0], [1]]), torch.tensor(0), torch.tensor([True])])
+@pytest.mark.parametrize(
+    "labels", [torch.tensor([0.0, 1.0]), torch.tensor([[0], [1]]), torch.tensor(0), torch.tensor([True])]
+)
 def test_labels_of_another_kind_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(InputError, match="Labels must be integers"):
         tr.margin_spec(labels, 3)

@@ -49,7 +49,7 @@ class Network:
     def __post_init__(self) -> None:
         # Found once and here: tracing compilers cannot enter a cached property for the first time.
         _ = self.output, self.shapes, self.num_outputs, self.pre_activations, self.exact_intervals
-        _ = self.affine_prefix, self.has_statistics
+        _ = self.entry, self.affine_prefix, self.has_statistics
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
         """The output, (batch, outputs), of samples (batch, *input_shape)."""
@@ -95,6 +95,20 @@ class Network:
                 if count <= 1:
                     general[node.name] = count
         return frozenset(general)
+
+    @cached_property
+    def entry(self) -> str:
+        """The last of the monomial maps (normalisation, flatten) that everything goes through, or the input.
+
+        Its intervals carry all that is known of the input, so that back-substitution can end there.
+        """
+        name = INPUT
+        while len(users := [node for node in self.nodes if name in node.inputs]) == 1:
+            op = users[0].op
+            if not (isinstance(op, AffineOp) and op.monomial and users[0].inputs == (name,)):
+                break
+            name = users[0].name
+        return name
 
     @cached_property
     def affine_prefix(self) -> frozenset[str]:

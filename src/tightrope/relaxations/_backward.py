@@ -5,10 +5,7 @@ map or by one of its two lines: the lower one where the coefficient is positive,
 upper bound is minus the lower bound of the negated row.
 
 Nodes before the first non-linear op are affine in the input. Rows that arrive there are evaluated at the values of the
-box's centre, c, and only |A^T row| . radius is left to be pulled back to the input.
-
-Soundness: each replacement is a lower bound of the one before, on every point of the box, because each line bounds its
-op on the interval ``pre``, which contains all values that the op can see. NaN anywhere ends as NaN.
+box's centre, c, and only |A^T row| . radius is left to be pulled back to the network's entry.
 """
 
 from __future__ import annotations
@@ -92,7 +89,7 @@ class Engine:
         bound = coef.dot(centres[target]) if target in prefix else coef.value.new_zeros(())
         waiting: dict[str, Coef] = {target: coef}
         for node in reversed(self.network.nodes):
-            here = waiting.pop(node.name, None)
+            here = waiting.pop(node.name, None) if node.name != self.network.entry else None
             if here is None:
                 continue
             if isinstance(node.op, AffineOp):
@@ -110,8 +107,8 @@ class Engine:
                 if name in prefix and node.name not in prefix:
                     bound = bound + part.dot(centres[name])
                 waiting[name] = waiting[name].plus(part) if name in waiting else part
-        if INPUT in waiting:
-            bound = bound - waiting[INPUT].dot_abs(self._radius)
+        if (entry := waiting.get(self.network.entry)) is not None:
+            bound = bound - entry.dot_abs(self._forward.radii[self.network.entry])
         return bound.expand(self._batch, rows)
 
     def node_bounds(self, name: str) -> Interval:
