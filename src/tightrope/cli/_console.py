@@ -27,11 +27,13 @@ def print_hint(message: str) -> None:
     out.print(Text(message, style="dim"), soft_wrap=True)
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> Table:
+def table(
+    columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None, *, numbers: bool = True
+) -> Table:
     """A plain table: the first column on the left, numbers on the right."""
     built = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        built.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        built.add_column(column, justify="right" if numbers and index else "left", overflow="fold")
     for row in rows:
         built.add_row(*row)
     return built
@@ -66,7 +68,6 @@ class TrainingProgress:
         self._epochs = epochs
 
     def __enter__(self) -> TrainingProgress:
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,7 +79,8 @@ class TrainingProgress:
         return self
 
     def on_step(self, event: StepEvent) -> None:
-        """Move the bar."""
+        """Move the bar; it appears with the first step, so that errors before it stand alone."""
+        self._bar.start()
         facts = f"epoch {event.epoch}  eps {event.eps:.4g}  {_facts(event.metrics)}"
         self._bar.update(self._task, completed=event.step, total=event.steps, facts=facts)
 

@@ -41,6 +41,7 @@ def certify(
     ] = None,
 ) -> None:
     """Certify a run on the test split. The same command continues what was interrupted."""
+    loaded = tr.load(run)
     with progress_bar() as bar:
         task = bar.add_task("certify", total=None, facts="")
 
@@ -49,7 +50,6 @@ def certify(
             facts = "  ".join(f"{name} {percent(count / state.done)}" for name, count in shares.items())
             bar.update(task, completed=state.done, total=state.total, facts=facts)
 
-        loaded = tr.load(run)
         summary = tr.certify(
             loaded,
             dataset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -27,11 +28,13 @@ class Kind(StrEnum):
 @guarded
 def listing(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List relaxations, smoothers, methods, models, datasets or presets."""
-    out.print(table(["name", "what it is"], _presets() if kind is Kind.PRESETS else _plugins(kind)))
+    rows = _presets() if kind is Kind.PRESETS else _plugins(kind)
+    out.print(table(["name", "what it is"], rows, numbers=False))
 
 
 def _plugins(kind: Kind) -> list[list[str]]:
-    return [[name, _summary(registry.find(kind, name).__doc__)] for name in registry.names(kind)]
+    modules = {name: sys.modules[registry.find(kind, name).__module__] for name in registry.names(kind)}
+    return [[name, (module.__doc__ or "").strip().splitlines()[0]] for name, module in modules.items()]
 
 
 def _presets() -> list[list[str]]:
@@ -43,7 +46,3 @@ def _presets() -> list[list[str]]:
         text = f"{config.model.name} on {config.data.name}, eps {config.eps.target}: {method}{smoother}"
         rows.append([name, f"{text}, {config.train.epochs} epochs"])
     return rows
-
-
-def _summary(docstring: str | None) -> str:
-    return " ".join((docstring or "").strip().split("\n\n")[0].split())

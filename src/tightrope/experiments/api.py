@@ -21,8 +21,9 @@ from tightrope.data._loader import Samples, subset, to_unit
 from tightrope.errors import InputError
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.certify import certify as certify_images
-from tightrope.experiments.build import MakeSpec, build_job, build_named, build_plugins, classification
+from tightrope.experiments.build import MakeSpec, build_job, build_plugins, classification
 from tightrope.experiments.load import ConfigSource, load_config
+from tightrope.experiments.plugins import build_named, build_plugin
 from tightrope.experiments.run import Run, execute, load, read_config
 from tightrope.frontend.fx import from_module
 from tightrope.records.image import Summary
@@ -74,7 +75,7 @@ def method(name: str, **options: Any) -> TrainingMethod:
         >>> method("certified", relaxation="ibp", robust_weight=0.7)
         Certified(relaxation=Ibp(), robust_weight=0.7)
     """
-    return cast(TrainingMethod, build_named("methods", {"name": name, **options}, "method"))
+    return cast(TrainingMethod, build_plugin("methods", name, options))
 
 
 def fit(
@@ -127,7 +128,7 @@ def fit(
         if isinstance(dataset, str):
             overrides = [*overrides, f'data.name="{dataset}"']
         name, settings = load_config(config, overrides)
-    plugins = build_plugins(settings, name)
+    plugins = build_plugins(settings)
     job = build_job(
         settings,
         plugins,
@@ -255,7 +256,7 @@ def attack(
 
 
 def _attack(value: Attack | Mapping[str, Any] | str) -> Attack:
-    return cast(Attack, build_named("attacks", value, "attack")) if isinstance(value, str | Mapping) else value
+    return cast(Attack, build_named("attacks", value)) if isinstance(value, str | Mapping) else value
 
 
 def _run(source: Run | Path | str) -> Run:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from tightrope.core import registry
 from tightrope.core.bounds import Params
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
-from tightrope.core.protocols import Attack, Relaxation
 from tightrope.core.spec import Spec, margins_of
 from tightrope.data._loader import Dataset, Samples, split_validation, subset
-from tightrope.errors import ConfigError, InputError, TightropeError
-from tightrope.experiments.config import RunConfig
+from tightrope.errors import InputError
+from tightrope.experiments.config import RunConfig, find_device
+from tightrope.experiments.plugins import build_plugin, model_class
 from tightrope.frontend.fx import from_module
 from tightrope.frontend.graph import to_json
 from tightrope.methods._regularizers import Penalty
@@ -31,8 +28,6 @@ from tightrope.schedules import Constant, Linear, Piecewise, Schedule, Smooth
 from tightrope.training.loop import Job
 
 MakeSpec = Callable[[Tensor], Spec]
-
-_NESTED: dict[Any, str] = {Relaxation: "relaxations", Attack: "attacks"}
 
 
 @dataclass(frozen=True)
@@ -46,41 +41,16 @@ class Plugins:
     model_options: dict[str, Any]
 
 
-def build_plugins(config: RunConfig, name: str = "the configuration") -> Plugins:
-    """Find and build all plug-ins.
-
-    Raises:
-        ConfigError: naming every unknown name and refused option at once.
-    """
-    problems: list[str] = []
-    dataset = _plugin("datasets", config.data.name, {}, "data", problems)
-    method = _plugin("methods", config.method.name, config.method.options, "method", problems)
-    smoother = _plugin("smoothers", config.smoother.name, config.smoother.options, "smoother", problems)
-    model, model_options = _model(config, problems)
-    if smoother is not None:
-        if smoother.needs_noise and config.smoother.std == 0:
-            problems.append(f"smoother.std: {config.smoother.name!r} needs a std > 0.")
-        if config.smoother.name == "none" and config.smoother.std > 0:
-            problems.append("smoother.std: the smoother 'none' adds no noise; choose another, or leave std out.")
-    _device(config.device, problems)
-    if problems:
-        raise ConfigError(problems, name)
-    assert model is not None
-    return Plugins(dataset, method, smoother, model, model_options)
-
-
-def build_named(kind: str, value: Any, where: str) -> Any:
-    """One plug-in from a name or a table ``{name = ..., option = ...}``.
-
-    Raises:
-        ConfigError: an unknown name or a refused option.
-    """
-    problems: list[str] = []
-    table = {"name": value} if isinstance(value, str) else dict(value)
-    built = _plugin(kind, str(table.pop("name", "")), table, where, problems)
-    if problems:
-        raise ConfigError(problems, where)
-    return built
+def build_plugins(config: RunConfig) -> Plugins:
+    """All plug-ins that a validated configuration names."""
+    model, options = model_class(config.model.name, config.model.options)
+    return Plugins(
+        dataset=build_plugin("datasets", config.data.name, {}),
+        method=build_plugin("methods", config.method.name, config.method.options),
+        smoother=build_plugin("smoothers", config.smoother.name, config.smoother.options),
+        model=model,
+        model_options=options,
+    )
 
 
 def build_module(config: RunConfig, plugins: Plugins) -> nn.Module:
@@ -122,7 +92,7 @@ def build_job(
         InputError: an empty split, or labels that do not fit the network.
         CheckpointError: a warm start of another network.
     """
-    device = _device(config.device, [])
+    device = find_device(config.device)
     samples = samples if samples is not None else plugins.dataset.load(data_dir, "train")
     samples = subset(samples, config.data.train) if config.data.train is not None else samples
     training, validation = samples, None
@@ -170,72 +140,6 @@ def fingerprint(config: RunConfig, job: Job) -> str:
     held_out = 0 if job.validation is None else job.validation.size
     facts = [config.model_dump(mode="json"), to_json(job.network), job.train.size, held_out]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _plugin(kind: str, name: str, options: Mapping[str, Any], where: str, problems: list[str]) -> Any:
-    """The plug-in, or None with the reasons appended to ``problems``."""
-    before = len(problems)
-    try:
-        cls = registry.find(kind, name)
-    except TightropeError as error:
-        problems.append(f"{where}.name: {error}")
-        return None
-    hints = get_type_hints(cls)
-    values = {key: _option(hints.get(key), value, f"{where}.{key}", problems) for key, value in options.items()}
-    if len(problems) > before:
-        return None
-    try:
-        return registry.create(kind, name, **values)
-    except TightropeError as error:
-        problems.append(f"{where}: {error}")
-        return None
-
-
-def _option(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    if hint in _NESTED:
-        table = {"name": value} if isinstance(value, str) else value
-        if not isinstance(table, Mapping) or "name" not in table:
-            problems.append(f"{where}: give a name, or a table with a name, got {value!r}.")
-            return None
-        options = {key: option for key, option in table.items() if key != "name"}
-        return _plugin(_NESTED[hint], str(table["name"]), options, where, problems)
-    if hint is None:  # unknown: reported with the list of known ones when the plug-in is built
-        return value
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        problems.append(f"{where}: {error.errors()[0]['msg']} (got {value!r}).")
-        return None
-
-
-def _model(config: RunConfig, problems: list[str]) -> tuple[type[nn.Module] | None, dict[str, Any]]:
-    try:
-        cls = registry.find("models", config.model.name)
-    except TightropeError as error:
-        problems.append(f"model.name: {error}")
-        return None, {}
-    hints = get_type_hints(cls.__init__)
-    fixed = ("input_shape", "num_classes", "mean", "std")
-    known = [name for name in inspect.signature(cls).parameters if name not in fixed]
-    options = {}
-    for key, value in config.model.options.items():
-        if key not in known:
-            problems.append(f"model.{key}: {config.model.name!r} has no such option; it has {', '.join(known)}.")
-        else:
-            options[key] = _option(hints.get(key), value, f"model.{key}", problems)
-    return cls, options
-
-
-def _device(name: str, problems: list[str]) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        problems.append(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'.")
-        return torch.device("cpu")
-    return device
 
 
 def _optimizer(config: RunConfig) -> Callable[[list[Tensor]], torch.optim.Optimizer]:

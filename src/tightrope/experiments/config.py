@@ -6,10 +6,12 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+import torch
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tightrope.core.box import parse_eps, round_up
 from tightrope.errors import ConfigError, InputError
+from tightrope.experiments.plugins import build_plugin, model_class
 
 
 def _exact(value: Any) -> str:
@@ -23,6 +25,29 @@ def _exact(value: Any) -> str:
     return str(value)
 
 
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` takes a GPU if there is one.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{name!r} cannot be used here ({reason}); try 'auto' or 'cpu'") from None
+    return device
+
+
+def _usable(name: str) -> str:
+    find_device(name)
+    return name
+
+
+Device = Annotated[str, AfterValidator(_usable)]
 Radius = Annotated[str, BeforeValidator(_exact)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -65,6 +90,11 @@ class Data(_Section):
     pad: Annotated[int, Field(ge=0)] = 0
     normalize: bool = True
 
+    @model_validator(mode="after")
+    def _exists(self) -> Data:
+        build_plugin("datasets", self.name, {})
+        return self
+
 
 class Model(_Plugin):
     """The architecture.
@@ -75,9 +105,19 @@ class Model(_Plugin):
 
     init: Literal["default", "shi"] = "default"
 
+    @model_validator(mode="after")
+    def _exists(self) -> Model:
+        model_class(self.name, self.options)
+        return self
+
 
 class Method(_Plugin):
     """The training method."""
+
+    @model_validator(mode="after")
+    def _exists(self) -> Method:
+        build_plugin("methods", self.name, self.options)
+        return self
 
 
 class Smoother(_Plugin):
@@ -89,6 +129,15 @@ class Smoother(_Plugin):
 
     name: str = "none"
     std: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Smoother:
+        built = build_plugin("smoothers", self.name, self.options)
+        if built.needs_noise and self.std == 0:
+            raise ValueError(f"{self.name!r} needs a std > 0")
+        if self.name == "none" and self.std > 0:
+            raise ValueError("the smoother 'none' adds no noise; choose another, or leave std out")
+        return self
 
 
 class Eps(_Section):
@@ -166,7 +215,7 @@ class RunConfig(_Section):
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
-    device: str = "auto"
+    device: Device = "auto"
     threads: Count | None = None
     data: Data
     model: Model
@@ -186,20 +235,22 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_sentence(problem) for problem in error.errors()], source) from None
+        raise ConfigError([text for problem in error.errors() for text in _sentences(problem)], source) from None
 
 
-def _sentence(problem: Any) -> str:
+def _sentences(problem: Any) -> list[str]:
     path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
+    key, cause = ".".join(path), problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):  # of a plug-in: several at once
+        return [f"{key}: {text}" for text in cause.problems]
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(path[-1], _keys(path[:-1]), n=1)
-        return f"{key}: there is no such setting." + (f" Did you mean {close[0]!r}?" if close else "")
+        return [f"{key}: there is no such setting." + (f" Did you mean {close[0]!r}?" if close else "")]
     if problem["type"] == "missing":
-        return f"{key}: is required."
+        return [f"{key}: is required."]
     given = problem["input"]
-    shown = f" (got {given!r})" if not isinstance(given, Mapping | BaseModel) else ""
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}."
+    shown = "" if isinstance(given, Mapping | BaseModel) or cause is not None else f" (got {given!r})"
+    return [f"{key}: {problem['msg'].removeprefix('Value error, ').removesuffix('.')}{shown}."]
 
 
 def _keys(path: list[str]) -> list[str]:
