@@ -204,7 +204,7 @@ def test_randomness_comes_from_a_generator(file: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["core", "ops", "relaxations", "methods", "attacks"])
 def test_numerical_code_reads_no_tensor_back(kind: str) -> None:
-    """``.item()``, ``.tolist()`` and ``.numpy()`` break graphs and vmap. A fingerprint has to read, and is no numerics."""
+    """``.item()``, ``.tolist()`` and ``.numpy()`` break graphs and vmap. A fingerprint has to read."""
     for file in set((SOURCE / kind).glob("*.py")) - {SOURCE / "core" / "digest.py"}:
         for node in ast.walk(tree(file)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

@@ -365,7 +365,7 @@ def test_to_module_copies() -> None:
     assert known.params["0.weight"].abs().max() > 0
 
 
-def test_to_module_can_be_trained_and_pickled() -> None:
+def test_to_module_can_be_copied_and_trained() -> None:
     known = case("mlp")
     module = copy.deepcopy(known.net.to_module(known.params))
     module(known.inputs(2)).sum().backward()

@@ -67,7 +67,7 @@ class Pgd:
         params = {name: value.detach() for name, value in params.items()}
         best, best_margin = box.lower, box.lower.flatten(1)[:, 0] + torch.inf
         for start in noise:
-            x = box.lower + start * (box.upper - box.lower)
+            x = _project(box.lower + start * (box.upper - box.lower), box)
             for step in range(self.steps + 1):
                 gradient, margin = self._ascent(network, params, spec, x)
                 better = margin < best_margin
@@ -94,4 +94,8 @@ class Pgd:
         for begin, factor in self.decay:
             size = size * factor if step >= begin else size
         moved = x + size * gradient.sign() * (box.upper - box.lower) / 2
-        return torch.minimum(torch.maximum(moved, box.lower), box.upper)
+        return _project(moved, box)
+
+
+def _project(x: Tensor, box: Box) -> Tensor:
+    return torch.minimum(torch.maximum(x, box.lower), box.upper)

@@ -108,13 +108,23 @@ def ball(x: Tensor, radius: Tensor, data_range: tuple[float, float] | None = (0.
     lower = _outward(wide - r, r, x.dtype, -math.inf)
     upper = _outward(wide + r, r, x.dtype, math.inf)
     if data_range is not None:
-        lower, upper = lower.clamp(min=data_range[0]), upper.clamp(max=data_range[1])
+        # Clipped to the outward-rounded range, where its ends are no numbers of this dtype.
+        low, high = (torch.tensor(end, dtype=torch.float64, device=x.device) for end in data_range)
+        lower = torch.maximum(lower, _round_towards(low, x.dtype, -math.inf))
+        upper = torch.minimum(upper, _round_towards(high, x.dtype, math.inf))
     return Box(torch.minimum(lower, x), torch.maximum(upper, x))
 
 
 def _outward(value: Tensor, radius: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
     cast = value.to(dtype)
     return torch.where(radius == 0, cast, torch.nextafter(cast, torch.full_like(cast, towards)))
+
+
+def _round_towards(value: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
+    """The nearest number of another dtype that lies on the given side, or the value itself."""
+    cast = value.to(dtype)
+    wrong = cast.double() > value if towards < 0 else cast.double() < value
+    return torch.where(wrong, torch.nextafter(cast, torch.full_like(cast, towards)), cast)
 
 
 def _check_range(x: Tensor, data_range: tuple[float, float]) -> None:
@@ -151,10 +161,12 @@ def _aligned(eps: Tensor, x: Tensor) -> Tensor:
     if per_sample:
         return eps.reshape(batch, *[1] * len(features))
     try:
-        torch.broadcast_shapes(eps.shape, x.shape)
+        fits = torch.broadcast_shapes(eps.shape, x.shape) == x.shape
     except RuntimeError:
+        fits = False
+    if not fits:
         raise InputError(
             f"eps of shape {tuple(eps.shape)} fits neither ({batch},), one per sample, nor {features}, one per "
             f"feature, nor the whole input {tuple(x.shape)}."
-        ) from None
+        )
     return eps

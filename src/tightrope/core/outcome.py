@@ -50,6 +50,8 @@ class Outcome:
                 f"{self.method} claims a margin of at least {self.lower:g}, but an input with margin {self.upper:g} is "
                 "in the box. This is a bug in Tightrope: please report it."
             )
+        if self.counterexample is not None and self.verdict is not Verdict.FALSIFIED:
+            raise InvariantError(f"{self.verdict} with a counterexample ({self.method}).")
         proved, refuted = self.lower > 0, self.counterexample is not None and self.upper <= 0
         if (self.verdict is Verdict.VERIFIED) != proved or (self.verdict is Verdict.FALSIFIED) != refuted:
             raise InvariantError(

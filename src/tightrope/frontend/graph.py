@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tightrope.core import registry
-from tightrope.core.network import Network, Node
+from tightrope.core.network import INPUT, Network, Node
+from tightrope.core.op import Op
 from tightrope.errors import CorruptDataError, TightropeError
 
-SCHEMA = 1
+
+class _NodeRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    op: str
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    facts: dict[str, Any]
+
+
+class _GraphRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    trainable: tuple[str, ...]
+    nodes: Annotated[list[_NodeRecord], Field(min_length=1)]
 
 
 def to_json(network: Network) -> dict[str, Any]:
@@ -21,12 +40,9 @@ def to_json(network: Network) -> dict[str, Any]:
         >>> from_json(to_json(net)) == net
         True
     """
-    return {
-        "schema": SCHEMA,
-        "input_shape": list(network.input_shape),
-        "trainable": list(network.trainable),
-        "nodes": [_node_to_json(node) for node in network.nodes],
-    }
+    nodes = [_node_record(node) for node in network.nodes]
+    record = _GraphRecord(input_shape=network.input_shape, trainable=network.trainable, nodes=nodes)
+    return record.model_dump(mode="json")
 
 
 def from_json(value: Any) -> Network:
@@ -36,26 +52,34 @@ def from_json(value: Any) -> Network:
         CorruptDataError: not such a graph.
     """
     try:
-        if value["schema"] != SCHEMA:
-            raise ValueError(f"schema {value['schema']}, this version reads {SCHEMA}")
-        network = Network(
-            tuple(_node_from_json(node) for node in value["nodes"]),
-            tuple(value["input_shape"]),
-            tuple(value["trainable"]),
-        )
-        if len(network.shapes[network.output]) != 1:
-            raise ValueError("the output is not a vector")
-    except (KeyError, TypeError, ValueError, IndexError, TightropeError) as error:
+        record = _GraphRecord.model_validate(value)
+        network = Network(_nodes(record), record.input_shape, record.trainable)
+    except (ValidationError, TightropeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise CorruptDataError(f"Not a network graph: {error}") from None
+    if len(network.shapes[network.output]) != 1 or any(size < 1 for shape in network.shapes.values() for size in shape):
+        raise CorruptDataError("Not a network graph: the output is not a vector, or a shape is empty.")
     return network
 
 
-def _node_to_json(node: Node) -> dict[str, Any]:
+def _node_record(node: Node) -> _NodeRecord:
     facts = {field.name: getattr(node.op, field.name) for field in fields(node.op)}  # type: ignore[arg-type]
     op = type(node.op).__module__.rsplit(".", 1)[1]
-    return {"name": node.name, "op": op, "inputs": list(node.inputs), "facts": facts}
+    return _NodeRecord(name=node.name, op=op, inputs=node.inputs, facts=facts)
 
 
-def _node_from_json(value: Any) -> Node:
-    facts = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in value["facts"].items()}
-    return Node(value["name"], registry.create("ops", value["op"], **facts), tuple(value["inputs"]))
+def _nodes(record: _GraphRecord) -> tuple[Node, ...]:
+    known, nodes = {INPUT}, []
+    for entry in record.nodes:
+        if entry.name in known or not known.issuperset(entry.inputs):
+            raise ValueError(f"node {entry.name!r} is there twice or uses a later one")
+        known.add(entry.name)
+        nodes.append(Node(entry.name, _op(entry), entry.inputs))
+    return tuple(nodes)
+
+
+def _op(entry: _NodeRecord) -> Op:
+    cls = registry.find("ops", entry.op)
+    if extra := set(entry.facts) - {field.name for field in fields(cls)}:
+        raise ValueError(f"node {entry.name!r} has unknown facts {sorted(extra)}")
+    op: Op = TypeAdapter(cls).validate_python(entry.facts)
+    return op

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from tightrope.errors import CorruptDataError
 from tightrope.records.files import read_json, write_atomic, write_json
@@ -15,6 +16,14 @@ from tightrope.records.files import read_json, write_atomic, write_json
 SCHEMA = 1
 
 Status = Literal["running", "interrupted", "failed", "finished"]
+
+
+def _as_json(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+Number = Annotated[float, PlainSerializer(_as_json, when_used="json")]
+"""A float; NaN and infinity are written as text, since JSON has neither."""
 
 
 class _Record(BaseModel):
@@ -52,8 +61,8 @@ class EpochRecord(_Record):
     lr: float
     eps: float
     std: float
-    train: dict[str, float]
-    validation: dict[str, float]
+    train: dict[str, Number]
+    validation: dict[str, Number]
 
 
 class RunRecord(_Record):
@@ -68,7 +77,7 @@ class RunRecord(_Record):
         final: the last epoch's record.
     """
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = 1
     name: str
     status: Status
     config: dict[str, Any]
@@ -115,5 +124,5 @@ def read_epochs(path: Path) -> list[EpochRecord]:
         return []
     try:
         return [EpochRecord.model_validate_json(line) for line in path.read_text().splitlines()]
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{path} is damaged: {error}") from None
