@@ -56,13 +56,18 @@ def test_the_valid_settings_are_valid() -> None:
     assert build_plugins(config).dataset.name == "digits"
 
 
+def sections(found: list[str]) -> list[str]:
+    """The first part of the dotted key of every problem."""
+    return sorted(problem.split(":")[0].split(".")[0] for problem in found)
+
+
 def test_all_problems_of_the_settings_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(
             {
                 "data": {"name": "digits", "validation": -1},
                 "model": {"width": [3]},
-                "method": {"name": "certified"},
+                "method": {"name": "standard"},
                 "eps": {"train": "2/0", "ramp": "cubic"},
                 "optimizer": {"lr": 0, "milestones": [1, "x"]},
                 "train": {"epochs": 0, "batch_size": 2.5},
@@ -94,26 +99,20 @@ def test_all_problems_of_the_plugins_are_reported_together() -> None:
         smoother={"name": "rsg"},
         device="abacus",
     )
-    assert [problem.split(":")[0] for problem in found] == [
-        "data.name",
-        "method.relaxation",
-        "smoother.name",
-        "model.name",
-        "device",
-    ]
+    assert sections(found) == ["data", "device", "method", "model", "smoother"]
 
 
 def test_problems_of_settings_and_of_plugins_are_reported_together(tmp_path: Path) -> None:
     """However a configuration is wrong, it takes one attempt to learn everything."""
     with pytest.raises(ConfigError) as caught:
         tr.fit(with_values(train__epochs=0, model__name="mpl"), out=tmp_path / "run")
-    assert {problem.split(":")[0] for problem in caught.value.problems} == {"train.epochs", "model.name"}
+    assert sections(caught.value.problems) == ["model", "train"]
     assert not (tmp_path / "run").exists()
 
 
 def test_all_problems_of_one_plugin_are_reported_together() -> None:
     found = "\n".join(problems(method={"name": "certified", "relaxtion": "ibp", "robust_wieght": 1, "relaxation": "ipb"}))
-    for word in ("relaxtion", "robust_wieght", "'ibp'"):
+    for word in ("'relaxtion'", "'robust_wieght'", "'ipb'"):
         assert word in found
 
 
@@ -231,12 +230,16 @@ def test_model_options_that_do_not_fit_are_refused(width: Any, tmp_path: Path) -
 
 
 def test_noise_without_a_smoother_is_refused() -> None:
-    assert problems(smoother__std=0.1)[0].startswith("smoother.std")
+    (found,) = problems(smoother__std=0.1)
+    assert found.startswith("smoother")
+    assert "std" in found
 
 
 def test_pgpe_without_noise_is_refused_when_built() -> None:
-    assert problems(smoother={"name": "pgpe"})[0].startswith("smoother.std")
-    assert problems(smoother={"name": "pgpe", "std": 0.0})[0].startswith("smoother.std")
+    for smoother in ({"name": "pgpe"}, {"name": "pgpe", "std": 0.0}):
+        (found,) = problems(smoother=smoother)
+        assert found.startswith("smoother")
+        assert "std" in found
 
 
 def test_rgs_without_noise_is_the_plain_gradient_and_allowed() -> None:
@@ -303,22 +306,26 @@ def test_the_target_radius_is_that_of_the_test() -> None:
         ("model.width=[4, 5]", "model.width", [4, 5]),
         ("method.relaxation=crown_ibp", "method.relaxation", "crown_ibp"),
         ('method.relaxation={name = "deeppoly", slope = "zero"}', "method.relaxation.slope", "zero"),
-        ("method.relaxation.x=a=b", "method.relaxation.x", "a=b"),
-        ("smoother.note=two words", "smoother.note", "two words"),
     ],
 )
 def test_overrides_are_toml_or_bare_words(override: str, path: str, value: Any) -> None:
-    first = ["method.relaxation={}"] if "relaxation.x" in override else []
-    found: Any = load_config(VALID, [*first, override])[1]
+    found: Any = load_config(VALID, [override])[1]
     for part in path.split("."):
         found = found[part] if isinstance(found, dict) else getattr(found, part)
     assert found == value
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize("word", ["a=b", "two words", "#x", "1.2.3", "[1", '"x', "8/x"])
+def test_bare_words_are_taken_whole(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(VALID, [f"optimizer.name={word}"])
+    assert repr(word) in str(caught.value)
+
+
 def test_later_overrides_win_and_the_given_values_stay_as_they_are() -> None:
     before = copy.deepcopy(VALID)
-    assert load_config(VALID, ["train.epochs=2", "train.epochs=3", "smoother.name=rgs"])[1].train.epochs == 3
+    assert load_config(VALID, ["train.epochs=2", "train.epochs=3", "seed=3"])[1].train.epochs == 3
     assert before == VALID
 
 
@@ -378,7 +385,7 @@ def test_the_documented_presets_are_there() -> None:
 def test_every_preset_loads_and_builds(preset: str) -> None:
     name, config = load_config(preset)
     assert name == preset
-    plugins = build_plugins(config, name)
+    plugins = build_plugins(config)
     net, params = tr.from_module(build_module(config, plugins), plugins.dataset.input_shape)
     assert net.num_outputs == plugins.dataset.num_classes
     assert set(net.trainable) <= set(params)
@@ -405,7 +412,6 @@ ODD: dict[str, dict[str, Any]] = {
     "large numbers": {"optimizer__lr": 1.7976931348623157e308, "seed": 2**62},
     "lists": {"optimizer__milestones": [0.1, 2, 3.5], "model__width": []},
     "nested tables": {"method__relaxation": {"name": "deeppoly", "slope": "zero"}},
-    "text": {"method__note": 'quote " back\\slash \n line é \u2028 [x] = #'},
     "not set": {"threads": None, "eps": {"train": "0.1", "test": None}},
     "everything": {"threads": 3, "data__train": 10, "device": "cpu", "smoother": {"name": "rgs", "std": 0.1, "pairs": 2}},
 }
@@ -432,17 +438,11 @@ def test_presets_survive_every_road(preset: str, tmp_path: Path) -> None:
     assert parse_config(config_values(config), "values") == config
 
 
-@given(
-    lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
-    eps=st.fractions(0, 1),
-    number=st.floats(0, 1),
-    text=st.text(st.characters(exclude_categories=("Cs",))),
-)
-def test_any_number_and_text_survives_toml(
-    tmp_path_factory: pytest.TempPathFactory, lr: float, eps: Fraction, number: float, text: str
+@given(lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False), eps=st.fractions(0, 1), number=st.floats(0, 1))
+def test_any_number_survives_toml(
+    tmp_path_factory: pytest.TempPathFactory, lr: float, eps: Fraction, number: float
 ) -> None:
-    values = with_values(optimizer__lr=lr, eps={"train": str(eps), "test": number}, method__note=text)
-    config = load_config(values)[1]
+    config = load_config(with_values(optimizer__lr=lr, eps={"train": str(eps), "test": number}))[1]
     again = through_toml(config, tmp_path_factory.getbasetemp())
     assert again == config
-    assert Fraction(again.eps.train) == eps
+    assert (again.optimizer.lr, Fraction(again.eps.train)) == (lr, eps)

@@ -33,6 +33,7 @@ def demo(
     ]
     out.print(table(columns, cells, "360 test images, eps 0.1"))
     print_hint(
-        "Certified: proved for every input within eps. At this size the four come out about level; it shows the road.\n"
+        "Certified: proved for every input within eps. At this size the relaxations come out about level: this shows the\n"
+        "road. PGPE sees loss values only, and its noise grows with weights / pairs: in this time it does not get as far.\n"
         f"Picture: {out_ / 'demo.png'}   records: {out_}/*/   next: tightrope list presets"
     )
