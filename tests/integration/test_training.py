@@ -26,7 +26,7 @@ from tightrope.records.run import EpochRecord, RunRecord
 from tightrope.schedules import Constant
 from tightrope.training.events import StepEvent
 from tightrope.training.loop import Job, train_step
-from tightrope.training.state import load_tensors
+from tightrope.training.state import Meter, load_tensors
 
 TINY: dict[str, Any] = {
     "data": {"name": "digits", "train": 200, "validation": 40},
@@ -38,10 +38,11 @@ TINY: dict[str, Any] = {
 }  # 4 steps an epoch
 
 
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    """Runs set the number of threads."""
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from more, and runs set the number of threads."""
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -219,10 +220,24 @@ def test_a_step_of_length_zero_leaves_no_noise_in_the_weights(smoother: str, mod
     assert bool(moved) == (module is not None)
 
 
+@pytest.mark.parametrize("smoother", SMOOTHERS)
+def test_every_step_draws_its_own_noise(smoother: str) -> None:
+    """On the same batch at the same weights, the loss differs from step to step if and only if there is noise."""
+    job = replace(job_of(smoother=SMOOTHERS[smoother], train__batch_size=160), lr=Constant(0.0))
+    state, losses = job.new_state(), []
+    for _ in range(3):
+        train_step(job, state)
+        losses.append(state.meter.means()["loss"])
+        state.meter = Meter()
+    same = [loss == pytest.approx(losses[0], rel=1e-6) for loss in losses[1:]]
+    assert same == [smoother == "none"] * 2
+
+
 @pytest.mark.parametrize("smoother", ["rgs", "pgpe"])
 def test_chunks_change_nothing_but_rounding(smoother: str) -> None:
     one, many = (
-        step(job_of(**plain_sgd(smoother={"name": smoother, "std": 0.05, "pairs": 5, "chunk": chunk}))) for chunk in (1, 3)
+        step(job_of(**plain_sgd(smoother={"name": smoother, "std": 0.05, "pairs": 5, "chunk": chunk})))
+        for chunk in (1, 3)
     )
     for name, value in one.items():
         torch.testing.assert_close(many[name], value, rtol=1e-4, atol=1e-5)

@@ -111,7 +111,9 @@ def test_problems_of_settings_and_of_plugins_are_reported_together(tmp_path: Pat
 
 
 def test_all_problems_of_one_plugin_are_reported_together() -> None:
-    found = "\n".join(problems(method={"name": "certified", "relaxtion": "ibp", "robust_wieght": 1, "relaxation": "ipb"}))
+    found = "\n".join(
+        problems(method={"name": "certified", "relaxtion": "ibp", "robust_wieght": 1, "relaxation": "ipb"})
+    )
     for word in ("'relaxtion'", "'robust_wieght'", "'ipb'"):
         assert word in found
 
@@ -413,7 +415,12 @@ ODD: dict[str, dict[str, Any]] = {
     "lists": {"optimizer__milestones": [0.1, 2, 3.5], "model__width": []},
     "nested tables": {"method__relaxation": {"name": "deeppoly", "slope": "zero"}},
     "not set": {"threads": None, "eps": {"train": "0.1", "test": None}},
-    "everything": {"threads": 3, "data__train": 10, "device": "cpu", "smoother": {"name": "rgs", "std": 0.1, "pairs": 2}},
+    "everything": {
+        "threads": 3,
+        "data__train": 10,
+        "device": "cpu",
+        "smoother": {"name": "rgs", "std": 0.1, "pairs": 2},
+    },
 }
 
 
@@ -438,7 +445,9 @@ def test_presets_survive_every_road(preset: str, tmp_path: Path) -> None:
     assert parse_config(config_values(config), "values") == config
 
 
-@given(lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False), eps=st.fractions(0, 1), number=st.floats(0, 1))
+@given(
+    lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False), eps=st.fractions(0, 1), number=st.floats(0, 1)
+)
 def test_any_number_survives_toml(
     tmp_path_factory: pytest.TempPathFactory, lr: float, eps: Fraction, number: float
 ) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASES, F64, assert_bounds_close, case, margins64, relaxation
 
 import tightrope as tr
+from helpers import CASES, F64, assert_bounds_close, case, margins64, relaxation
 from tightrope.core.network import Network
 from tightrope.errors import CorruptDataError
 from tightrope.frontend.graph import from_json, to_json

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+
 from helpers import F64, case, margins64
 from reference.interval import node_intervals
-
 from tightrope.core.bounds import Interval, Params
 from tightrope.core.protocols import Batch
 from tightrope.errors import InputError

@@ -45,7 +45,9 @@ def record(**changes: Any) -> RunRecord:
 # ----------------------------------------------------------------------------------------------- run records
 
 
-@pytest.mark.parametrize("changes", [{}, {"final": None}, {"status": "failed", "message": 'NaN\n"at" é'}, {"resumed": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"final": None}, {"status": "failed", "message": 'NaN\n"at" é'}, {"resumed": 3}]
+)
 def test_a_record_is_read_back_equal(changes: dict[str, Any], tmp_path: Path) -> None:
     record(**changes).write(tmp_path / "record.json")
     assert RunRecord.read(tmp_path / "record.json") == record(**changes)
@@ -104,9 +106,7 @@ def test_epochs_are_read_back_equal(tmp_path: Path) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(0, 1))
-def test_numbers_survive_to_the_last_bit(
-    tmp_path_factory: pytest.TempPathFactory, loss: float, eps: float
-) -> None:
+def test_numbers_survive_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, loss: float, eps: float) -> None:
     path = tmp_path_factory.getbasetemp() / "metrics.jsonl"
     write_epochs(path, [epoch(train={"loss": loss}, eps=eps)])
     (found,) = read_epochs(path)

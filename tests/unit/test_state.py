@@ -187,9 +187,8 @@ def test_a_pickle_is_refused_and_never_executed(how: str, tmp_path: Path) -> Non
         torch.save({"params": Payload(target)}, path, _use_new_zipfile_serialization=how == "torch")
     assert_refused(path, tmp_path)
     assert not target.exists()
-    with pytest.raises(IsADirectoryError):  # the payload is one
-        pickle.loads(pickle.dumps(Payload(target)))
-        target.read_bytes()
+    pickle.loads(pickle.dumps(Payload(target)))
+    assert target.exists()  # the payload is one
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
@@ -202,7 +201,9 @@ def test_a_missing_file_is_missing(tmp_path: Path) -> None:
         new_state().restore(tmp_path / "nowhere", RUN)
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {"tightrope": "{"}, {"tightrope": "{}"}, {"tightrope": "[]"}])
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"format": "pt"}, {"tightrope": "{"}, {"tightrope": "{}"}, {"tightrope": "[]"}]
+)
 def test_a_safetensors_file_of_someone_else_is_refused(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     save_file({"a.weight": torch.zeros(2)}, tmp_path / "other", metadata)
     assert_refused(tmp_path / "other", tmp_path)
@@ -268,7 +269,9 @@ def test_what_a_killed_write_left_behind_is_no_obstacle(saved: Path, tmp_path: P
 def test_the_digest_depends_on_names_types_shapes_and_values_alone() -> None:
     base = {"a": torch.arange(6.0), "b": torch.tensor(1)}
     assert tensor_digest({"b": base["b"].clone(), "a": base["a"].clone()}) == tensor_digest(base)
-    assert tensor_digest({"a": torch.arange(12.0)[::2] / 2, "b": base["b"]}) == tensor_digest(base)  # another layout in memory
+    assert tensor_digest({"a": torch.arange(12.0)[::2] / 2, "b": base["b"]}) == tensor_digest(
+        base
+    )  # another layout in memory
     others = [
         {"a": base["a"].reshape(2, 3), "b": base["b"]},
         {"a": base["a"].double(), "b": base["b"]},

@@ -33,7 +33,8 @@ def demo(
     ]
     out.print(table(columns, cells, "360 test images, eps 0.1"))
     print_hint(
-        "Certified: proved for every input within eps. At this size the relaxations come out about level: this shows the\n"
-        "road. PGPE sees loss values only, and its noise grows with weights / pairs: in this time it does not get as far.\n"
+        "Certified: proved for every input within eps. At this size the relaxations come out about level: this shows\n"
+        "the road. PGPE sees loss values only; its noise grows with weights / pairs, and in this time it does not get\n"
+        "as far.\n"
         f"Picture: {out_ / 'demo.png'}   records: {out_}/*/   next: tightrope list presets"
     )

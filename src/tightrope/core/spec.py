@@ -60,11 +60,12 @@ def margin_spec(labels: Tensor, num_classes: int, *, dtype: torch.dtype | None =
             f"Labels must be in 0 .. {num_classes - 1} for {num_classes} classes, got values from "
             f"{int(labels.min())} to {int(labels.max())}."
         )
-    return margins_of(labels.long(), num_classes, dtype or torch.get_default_dtype())
+    return margins_of(labels, num_classes, dtype or torch.get_default_dtype())
 
 
 def margins_of(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Spec:
     """:func:`margin_spec` without its checks, for use inside compiled code."""
+    labels = labels.long()  # other integer types would index as a mask
     eye = torch.eye(num_classes, dtype=dtype, device=labels.device)
     rows = torch.arange(num_classes - 1, device=labels.device)
     others = rows + (rows >= labels[:, None])  # skips the label

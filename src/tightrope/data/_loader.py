@@ -85,6 +85,33 @@ def check_split(split: str) -> None:
         raise InputError(f"A split is one of {', '.join(map(repr, get_args(Split)))}, got {split!r}.")
 
 
+def from_tensors(images: Tensor, labels: Tensor) -> Samples:
+    """Samples of one's own.
+
+    Args:
+        images: floating point in [0, 1], (n, *shape).
+        labels: integers, (n,).
+
+    Raises:
+        InputError: integer images, values that are not finite or outside [0, 1], labels that are not n integers.
+    """
+    if not images.is_floating_point() or images.ndim < 2:
+        raise InputError(
+            f"Images must be floating point in [0, 1] of shape (n, *shape), got {images.dtype} {tuple(images.shape)}. "
+            "Divide 8-bit images by 255 first."
+        )
+    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not integers or tuple(labels.shape) != (images.shape[0],):
+        raise InputError(
+            f"Labels must be {images.shape[0]} integers, one an image, got {labels.dtype} {tuple(labels.shape)}."
+        )
+    if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):  # NaN is neither
+        raise InputError(
+            "Images must lie in [0, 1] and be finite. Scale them; normalisation belongs inside the network."
+        )
+    return Samples(images, labels.long(), scale=1.0)
+
+
 def to_unit(samples: Samples, dtype: torch.dtype) -> Tensor:
     """Images as floats in [0, 1]: integer / scale, divided in `dtype`.
 

@@ -17,11 +17,12 @@ from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.protocols import Attack, Relaxation, Smoother, TrainingMethod, Verifier
 from tightrope.core.spec import Spec, check_spec, margin_spec
-from tightrope.data._loader import Samples, subset, to_unit
+from tightrope.data._loader import Samples, from_tensors, subset, to_unit
 from tightrope.errors import InputError
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.certify import certify as certify_images
-from tightrope.experiments.build import MakeSpec, build_job, build_plugins, classification
+from tightrope.experiments.build import MakeSpec, build_job, build_plugins, check_labels, classification
+from tightrope.experiments.config import find_device
 from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.experiments.plugins import build_named, build_plugin
 from tightrope.experiments.run import Run, execute, load, read_config
@@ -199,12 +200,14 @@ def certify(
     chosen = _attack(attack)
     stages: tuple[Verifier, ...] = (AttackVerifier(chosen), *(OneShot(relaxation(name), name) for name in names))
     data_name = dataset if isinstance(dataset, str) else "data"
-    params = {name: value.to(device, dtype) if value.is_floating_point() else value for name, value in params.items()}
+    check_labels(samples, network, spec)
+    where = find_device(device)
+    params = {name: value.to(where) for name, value in params.items()}
     return certify_images(
         network,
         params,
-        to_unit(samples, dtype).to(device),
-        samples.labels.to(device),
+        to_unit(samples, dtype).to(where),
+        samples.labels.to(where),
         eps=eps,
         verifier=Cascade(stages),
         path=_records_path(run, out, data_name, split, eps, dtype),
@@ -277,12 +280,7 @@ def _samples(dataset: Dataset, data_dir: Path | str | None, split: str = "train"
         return dataset
     if isinstance(dataset, str):
         return cast(Samples, registry.create("datasets", dataset).load(data_dir, split))
-    images, labels = dataset
-    if not images.is_floating_point():
-        raise InputError(f"Images must be floating point in [0, 1], got {images.dtype}. Divide by 255 first.")
-    if images.shape[0] != labels.shape[0]:
-        raise InputError(f"{images.shape[0]} images but {labels.shape[0]} labels.")
-    return Samples(images, labels, scale=1.0)
+    return from_tensors(*dataset)
 
 
 def _records_path(

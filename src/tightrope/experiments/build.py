@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tightrope.core.bounds import Params
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
-from tightrope.core.spec import Spec, margins_of
+from tightrope.core.spec import Spec, check_spec, margins_of
 from tightrope.data._loader import Dataset, Samples, split_validation, subset
 from tightrope.errors import InputError
 from tightrope.experiments.config import RunConfig, find_device
@@ -100,7 +100,7 @@ def build_job(
         training, validation = split_validation(samples, config.data.validation, config.seed)
     shape = tuple(samples.images.shape[1:])
     network, params = from_module(module if module is not None else build_module(config, plugins), shape)
-    _check_labels(samples, network, make_spec)
+    check_labels(samples, network, make_spec)
     if warm_start is not None:
         network.check_params(warm_start, reference=params)
         params = dict(warm_start)
@@ -154,23 +154,32 @@ def _optimizer(config: RunConfig) -> Callable[[list[Tensor]], torch.optim.Optimi
 
 
 def _ramp(config: RunConfig, eps: float) -> Schedule:
-    if config.eps.ramp == "none" or config.eps.finish == config.eps.begin:
+    if config.eps.ramp == "none" or config.eps.finish == 0:
         return Constant(eps)
     kind = Smooth if config.eps.ramp == "smooth" else Linear
     return kind(0.0, eps, config.eps.begin, config.eps.finish)
 
 
-def _check_labels(samples: Samples, network: Network, make_spec: MakeSpec | None) -> None:
+def check_labels(samples: Samples, network: Network, make_spec: MakeSpec | None) -> None:
+    """Refuse labels or properties that do not fit the network.
+
+    Raises:
+        InputError: no samples, labels out of range, or a spec of the wrong shape.
+    """
     if samples.size == 0:
-        raise InputError("The training set is empty.")
+        raise InputError("There are no images.")
+    if make_spec is not None:
+        some = samples.labels[:8]
+        check_spec(make_spec(some), some.shape[0], network.num_outputs)
+        return
+    if network.num_outputs < 2:
+        raise InputError("Classification needs a network with at least 2 outputs.")
     lowest, highest = int(samples.labels.min()), int(samples.labels.max())
-    if make_spec is None and not 0 <= lowest <= highest < network.num_outputs:
+    if not 0 <= lowest <= highest < network.num_outputs:
         raise InputError(
             f"Labels go from {lowest} to {highest}, but the network has {network.num_outputs} outputs (classes 0 .. "
             f"{network.num_outputs - 1})."
         )
-    if make_spec is None and network.num_outputs < 2:
-        raise InputError("Classification needs a network with at least 2 outputs.")
 
 
 def _to(samples: Samples, device: torch.device) -> Samples:

@@ -38,7 +38,7 @@ def find_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{name!r} cannot be used here ({reason}); try 'auto' or 'cpu'") from None
+        raise InputError(f"device {name!r} cannot be used here ({reason}); try 'auto' or 'cpu'") from None
     return device
 
 

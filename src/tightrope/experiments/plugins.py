@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -68,8 +69,15 @@ def _build(kind: str, name: str, options: Mapping[str, Any], where: str, problem
     """The plug-in, or None with the reasons appended to ``problems``."""
     before = len(problems)
     try:
-        hints = get_type_hints(registry.find(kind, name))
-        values = {key: _option(hints.get(key), value, f"{where}{key}", problems) for key, value in options.items()}
+        cls = registry.find(kind, name)
+        hints = {field.name: hint for field in fields(cls) for hint in [get_type_hints(cls)[field.name]] if field.init}
+        for key in options.keys() - hints.keys():
+            problems.append(f"{where}{UnknownNameError(f'option of {name}', key, hints)}")
+        values = {
+            key: _option(hints.get(key), value, f"{where}{key}", problems)
+            for key, value in options.items()
+            if key in hints
+        }
         return registry.create(kind, name, **values) if len(problems) == before else None
     except TightropeError as error:
         problems.append(f"{where.removesuffix('.')}: {error}" if where else str(error))
@@ -84,8 +92,6 @@ def _option(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
             return None
         options = {key: option for key, option in table.items() if key != "name"}
         return _build(_NESTED[hint], str(table["name"]), options, f"{where}.", problems)
-    if hint is None:  # unknown: refused with the known ones when the plug-in is built
-        return value
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:

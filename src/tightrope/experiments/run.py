@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tightrope._version import __version__
+from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.errors import CheckpointError, ConfigError, InputError, MissingDataError
 from tightrope.experiments.build import fingerprint
@@ -66,6 +67,8 @@ class Run:
             NumericalError: NaN or infinite weights.
         """
         params, _ = load_tensors(self.folder.weights)
+        if tensor_digest(params) != self.record.weights_sha256:
+            raise CheckpointError(f"{self.folder.weights} does not hold the weights that its run ended with.")
         needed = {key for node in self.network.nodes for key in vars(node.op).values() if isinstance(key, str)}
         if missing := sorted(needed - set(params)):
             raise CheckpointError(f"{self.folder.weights} belongs to another network: it lacks {missing[0]}.")

@@ -60,6 +60,7 @@ def _surrogate_curves(axes: Axes, curves: Mapping[str, Sequence[EpochRecord]]) -
     for colour, (name, epochs) in zip(COLOURS, curves.items(), strict=False):
         shares = [100 * epoch.validation.get("surrogate_accuracy", float("nan")) for epoch in epochs]
         axes.plot([epoch.seconds for epoch in epochs], shares, color=colour, label=name)
+    axes.set_xscale("log")
     axes.set_xlabel("training time (s)")
     axes.set_ylabel("validation images bounded by the\nrelaxation trained with (%)")
     axes.legend(frameon=False, fontsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,9 @@ class State:
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write a checkpoint atomically. ``fingerprint`` names the configuration it belongs to."""
-        save_tensors(path, self._tensors(), {"step": self.step, "seconds": self.seconds, "run": fingerprint})
+        tensors = self._tensors()
+        facts = {"step": self.step, "seconds": self.seconds, "run": fingerprint, "tensors": len(tensors)}
+        save_tensors(path, tensors, facts)
 
     def restore(self, path: Path, fingerprint: str) -> None:
         """Take over a checkpoint of the same run.
@@ -69,20 +72,17 @@ class State:
         """
         tensors, facts = load_tensors(path)
         if facts.get("run") != fingerprint:
-            raise CheckpointError(
-                f"{path} belongs to a run with another configuration; start afresh in another folder."
-            )
-        expected = self.params
-        found = _group(tensors, "params")
-        wrong = [k for k, v in expected.items() if k not in found or found[k].shape != v.shape]
-        if wrong or set(found) != set(expected):
-            raise CheckpointError(f"{path} holds weights of another network (first difference: {(wrong or ['?'])[0]}).")
-        for name, value in expected.items():
-            value.data.copy_(found[name])
+            raise CheckpointError(f"{path} belongs to a run of other settings; start afresh in another folder.")
+        params, meter = _group(tensors, "params"), _group(tensors, "meter")
+        if {k: v.shape for k, v in params.items()} != {k: v.shape for k, v in self.params.items()}:
+            raise CheckpointError(f"{path} holds weights of another network.")
+        if facts.get("tensors") != len(tensors) or not {"step", "seconds"} <= facts.keys() or "steps" not in meter:
+            raise CheckpointError(f"{path} is not complete.")
+        for name, value in self.params.items():
+            value.data.copy_(params[name])
         self._restore_optimizer(_group(tensors, "optimizer"))
         self.smoother = SmootherState(self.smoother.trainable, _group(tensors, "smoother"))
-        sums = _group(tensors, "meter")
-        self.meter = Meter({k: v for k, v in sums.items() if k != "steps"}, int(sums["steps"]))
+        self.meter = Meter({k: v for k, v in meter.items() if k != "steps"}, int(meter["steps"]))
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -113,14 +113,15 @@ class State:
 
 
 def save_tensors(path: Path, tensors: Params, facts: Mapping[str, Any]) -> str:
-    """Write tensors and a few facts as one safetensors file, atomically; returns their digest.
+    """Write tensors and a few facts as one safetensors file, atomically; returns the digest of the tensors.
 
     Raises:
         OSError: the disk is full or not writable; an older file stays as it was.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     sha256 = tensor_digest(plain)
-    header = {"tightrope": json.dumps({"format": FORMAT, "sha256": sha256, **facts})}
+    text = json.dumps({**facts, "format": FORMAT, "sha256": sha256})
+    header = {"tightrope": json.dumps({"facts": text, "seal": _seal(text)})}  # one key: their order is not defined
     write_atomic(path, pack_tensors(plain, header))
     return sha256
 
@@ -138,16 +139,22 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise MissingDataError(f"{path} does not exist.") from None
     try:
         tensors = parse_tensors(data)
-        length = int.from_bytes(data[:8], "little")
-        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["tightrope"])
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["tightrope"]
+        sealed = json.loads(header)
+        facts = json.loads(sealed["facts"])
+        intact = sealed["seal"] == _seal(sealed["facts"]) and facts["sha256"] == tensor_digest(tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise CheckpointError(
             f"{path} is not a complete Tightrope safetensors file ({error}). It was truncated or is something else; "
             "pickled checkpoints are never opened."
         ) from None
-    if facts.get("format") != FORMAT or facts.get("sha256") != tensor_digest(tensors):
+    if not intact or facts["format"] != FORMAT:
         raise CheckpointError(f"{path} was altered: its checksum or format does not match its content.")
     return tensors, facts
+
+
+def _seal(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _group(tensors: Params, group: str) -> dict[str, Tensor]:
