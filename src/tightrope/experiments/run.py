@@ -136,19 +136,27 @@ def execute(name: str, config: RunConfig, job: Job, out: Path, *, resume: bool, 
     threads = previous.environment.threads if previous else config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     state, mark = job.new_state(), fingerprint(config, job)
-    if folder.checkpoint.is_file():
-        state.restore(folder.checkpoint, mark)
-    record = _new_record(name, config, job, threads, resumed=previous.resumed + 1 if previous else 0)
-    if previous is None:
+    if previous is None:  # the record comes last: with it the folder is a run that can be resumed
         write_atomic(folder.config, config_toml(config))
         write_json(folder.network, to_json(job.network))
-    record.write(folder.record)
-    return _train(folder, record, job, state, mark, watcher)
-
-
-def _train(folder: RunFolder, record: RunRecord, job: Job, state: State, mark: str, watcher: Watcher) -> Run:
+        state.save(folder.checkpoint, mark)
+    else:
+        state.restore(folder.checkpoint, mark)
     epochs = [epoch for epoch in read_epochs(folder.metrics) if epoch.step <= state.step]
+    record = _new_record(name, config, job, threads, resumed=previous.resumed + 1 if previous else 0)
+    record.write(folder.record)
+    return _train(folder, record, epochs, job, state, mark, watcher)
 
+
+def _train(
+    folder: RunFolder,
+    record: RunRecord,
+    epochs: list[EpochRecord],
+    job: Job,
+    state: State,
+    mark: str,
+    watcher: Watcher,
+) -> Run:
     def finish_epoch(epoch: EpochRecord) -> None:
         epochs.append(epoch)
         write_epochs(folder.metrics, epochs)
@@ -175,7 +183,7 @@ def _train(folder: RunFolder, record: RunRecord, job: Job, state: State, mark: s
 
 def _check_folder(folder: RunFolder, previous: RunRecord | None, config: RunConfig, resume: bool) -> None:
     if previous is None:
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder.path.exists() and not (folder.path.is_dir() and folder.holds_only_a_beginning()):
             raise InputError(f"{folder.path} exists and is not a run folder; choose another --out.")
         return
     if not resume:

@@ -46,6 +46,11 @@ class RunFolder:
         """The state to resume from."""
         return self.path / "checkpoint.safetensors"
 
+    def holds_only_a_beginning(self) -> bool:
+        """Whether there is nothing in it but what a run writes before its record."""
+        started = {path.name for path in (self.config, self.network, self.checkpoint)}
+        return all(entry.name in started or entry.name.endswith(".tmp") for entry in self.path.iterdir())
+
     def certification(self, name: str) -> Path:
         """One JSON line per image of one certification."""
         return self.path / f"certify-{name}.jsonl"
