@@ -173,9 +173,7 @@ class _Program:
         return float(result.fun) if _solved(result) else np.inf
 
 
-def _activation(
-    program: _Program, x: int, y: int, slope: float, low: float, high: float, exact: bool
-) -> None:
+def _activation(program: _Program, x: int, y: int, slope: float, low: float, high: float, exact: bool) -> None:
     """y = max(x, slope x) for low <= x <= high if exact, else its convex hull there: the triangle."""
     if low >= 0.0 or high <= 0.0:
         program.equal.append(({y: 1.0, x: -1.0 if low >= 0.0 else -slope}, 0.0))
@@ -190,9 +188,7 @@ def _activation(
         program.below.append(({y: 1.0, x: -chord}, high - chord * high))
 
 
-def _program_min(
-    net: Net, lower: Array, upper: Array, pre: PreBounds, row: Array, offset: float, exact: bool
-) -> float:
+def _program_min(net: Net, lower: Array, upper: Array, pre: PreBounds, row: Array, offset: float, exact: bool) -> float:
     program = _Program(sizes(net, len(lower)))
     program.restrict(INPUT, lower, upper)
     for name, layer, inputs in net.nodes:
@@ -213,9 +209,7 @@ def _program_min(
     return program.minimum({program.first[net.output] + i: float(c) for i, c in enumerate(row)}) + offset
 
 
-def lp_relaxation_min(
-    net: Net, lower: Array, upper: Array, pre: PreBounds, row: Array, offset: float = 0.0
-) -> float:
+def lp_relaxation_min(net: Net, lower: Array, upper: Array, pre: PreBounds, row: Array, offset: float = 0.0) -> float:
     """The triangle relaxation, all neurons jointly; +inf if ``pre`` (clamped by a split) leaves no point."""
     return _program_min(net, lower, upper, pre, row, offset, exact=False)
 

@@ -63,9 +63,7 @@ def residual(rng: np.random.Generator, act: Activation) -> Net:
 
 def convolutional(rng: np.random.Generator, act: Activation) -> Net:
     """Two inputs spread over a 4 x 4 image, then convolution, batch normalisation, pooling."""
-    norm = batchnorm_affine(
-        rng.normal(size=1), rng.normal(size=1), rng.normal(size=1), np.ones(1), 1e-5, (1, 3, 3)
-    )
+    norm = batchnorm_affine(rng.normal(size=1), rng.normal(size=1), rng.normal(size=1), np.ones(1), 1e-5, (1, 3, 3))
     return sequential(
         (
             affine(rng, 16, 2),
@@ -165,9 +163,7 @@ def test_pieces_cover_the_box_and_agree_with_the_net(build, act, seed):
 
 def test_exact_minimum_of_a_known_function():
     """f(x) = relu(x) + relu(-x) = |x| on [-1, 2], and 1 - |x|."""
-    net = sequential(
-        (Affine(np.array([[1.0], [-1.0]]), np.zeros(2)), Relu(), Affine(np.ones((1, 2)), np.zeros(1)))
-    )
+    net = sequential((Affine(np.array([[1.0], [-1.0]]), np.zeros(2)), Relu(), Affine(np.ones((1, 2)), np.zeros(1))))
     lower, upper = np.array([-1.0]), np.array([2.0])
     assert exact_min(net, lower, upper, np.array([1.0])) == pytest.approx(0.0, abs=1e-9)
     assert exact_min(net, lower, upper, np.array([-1.0]), 1.0) == pytest.approx(-1.0, abs=1e-9)
@@ -217,9 +213,7 @@ def test_pre_activation_bounds_hold_at_points_of_the_box(build, act, seed):
 @pytest.mark.parametrize(("forward", "rule"), [(deepz, "chord"), (hbox, "box")])
 def test_zonotope_equals_back_substitution_of_the_same_lines(build, act, seed, forward, rule):
     net, lower, upper, rows, offset = problem(build, act, seed)
-    assert_same(
-        forward(net, lower, upper, rows, offset), deeppoly(net, lower, upper, rows, offset, rule=rule)
-    )
+    assert_same(forward(net, lower, upper, rows, offset), deeppoly(net, lower, upper, rows, offset, rule=rule))
 
 
 @each_case
@@ -329,9 +323,7 @@ def test_batchnorm_affine_is_batch_norm(shape):
 
 def test_samples_stay_in_the_box_and_corners_are_all_there():
     rng, lower, upper = np.random.default_rng(0), np.array([-1.0, 0.0, 2.0]), np.array([1.0, 0.5, 2.0])
-    assert {tuple(c) for c in corners(lower, upper, rng)} == {
-        (a, b, 2.0) for a in (-1.0, 1.0) for b in (0.0, 0.5)
-    }
+    assert {tuple(c) for c in corners(lower, upper, rng)} == {(a, b, 2.0) for a in (-1.0, 1.0) for b in (0.0, 0.5)}
     many = corners(-np.ones(30), np.ones(30), rng, limit=16)
     assert many.shape == (16, 30)
     assert np.all(np.abs(many) == 1.0)

@@ -31,11 +31,11 @@ def table(
     columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None, *, numbers: bool = True
 ) -> Table:
     """A plain table: the first column on the left, numbers on the right."""
-    built = Table(title=title, title_justify="left", title_style="bold")
+    built = Table(title=None if title is None else Text(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         built.add_column(column, justify="right" if numbers and index else "left", overflow="fold")
     for row in rows:
-        built.add_row(*row)
+        built.add_row(*(Text(cell) for cell in row))
     return built
 
 
@@ -47,13 +47,13 @@ def percent(value: float | None) -> str:
 def progress_bar() -> Progress:
     """A bar with counts, elapsed and remaining time and free text; on standard error, as the results go to output."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[facts]}", markup=False),
         console=err,
         transient=True,
     )

@@ -56,8 +56,8 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
 def _code(body: Callable[[], ExitCode | None]) -> int:
     try:
         return int(body() or ExitCode.DONE)
-    except KeyboardInterrupt:
-        print_error("Interrupted. What was finished is saved; the same command with --resume (or again) continues it.")
+    except KeyboardInterrupt as interrupt:
+        print_error(f"Interrupted. {interrupt or 'What was finished is saved; the same command continues it.'}")
         return ExitCode.INTERRUPTED
     except TightropeError as error:
         print_error(str(error))

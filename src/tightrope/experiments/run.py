@@ -173,7 +173,7 @@ def _train(
         train(job, state, checkpoint=checkpoint, finish_epoch=finish_epoch, watcher=watcher)
     except KeyboardInterrupt:
         close("interrupted")
-        raise
+        raise KeyboardInterrupt(f"Saved. Continue with: tightrope train --resume {folder.path}") from None
     except Exception as error:
         close("failed", str(error))
         raise
