@@ -57,7 +57,8 @@ def _code(body: Callable[[], ExitCode | None]) -> int:
     try:
         return int(body() or ExitCode.DONE)
     except KeyboardInterrupt as interrupt:
-        print_error(f"Interrupted. {interrupt or 'What was finished is saved; the same command continues it.'}")
+        hint = "What was finished is saved; the same command, or train --resume RUN, continues it."
+        print_error(f"Interrupted. {str(interrupt) or hint}")
         return ExitCode.INTERRUPTED
     except TightropeError as error:
         print_error(str(error))
