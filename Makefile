@@ -7,6 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/tightrope demo
 
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: lint
 	$(BIN)/python -m pytest -q
 

@@ -1,1 +1,6 @@
 """The command line: one file per command."""
+
+import os
+
+# Before torch is loaded: beside another busy process, threads that spin while they wait make small steps many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
