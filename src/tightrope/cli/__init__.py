@@ -2,5 +2,6 @@
 
 import os
 
-# Before torch is loaded: beside another busy process, threads that spin while they wait make small steps many times slower.
+# Before torch is loaded: beside another busy process, threads that spin while they wait make small steps many times
+# slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
