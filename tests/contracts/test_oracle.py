@@ -6,6 +6,7 @@ ReLU networks only: for other activations the two libraries choose their lines b
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,7 +34,9 @@ def theirs(net: str, radius: float, method: str, rule: str) -> Tensor:
     known = case(net)
     x = known.inputs(BATCH)
     lower, upper = tr.linf_box(x, radius)
-    options = {"activation_bound_option": rule, "conv_mode": "matrix"}
+    # Dense mode, since their patches refuse a normalisation layer; not sparse, since they would otherwise intersect
+    # intermediate bounds with those of IBP, which is another relaxation.
+    options = {"activation_bound_option": rule, "conv_mode": "matrix", "sparse_intermediate_bounds": False}
     model = lirpa.BoundedModule(copy.deepcopy(known.module).eval(), torch.empty_like(x), bound_opts=options)
     model.eval()
     ball = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
@@ -46,6 +49,14 @@ def ours(net: str, radius: float, name: str, **options: Any) -> Tensor:
     known = case(net)
     box = tr.linf_box(known.inputs(BATCH), radius)
     return relaxation(name, **options).bounds(known.net, known.params, box, margins64(BATCH)).margins
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    """Their dense mode makes tensors of the default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("name", registry.names("relaxations"))

@@ -413,14 +413,11 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "record.json", "metrics.jsonl"])
-@pytest.mark.parametrize("damage", ["empty", "cut", "binary"])
+@pytest.mark.parametrize("damage", ["short", "cut", "binary"])
 def test_damaged_files_are_refused_and_left_as_they_are(name: str, damage: str, interrupted: Path) -> None:
     path = interrupted / name
     content = path.read_bytes()
-    damaged = {"empty": b"", "cut": content[: len(content) // 2], "binary": b"\xff\xfe" * 20}[damage]
-    path.write_bytes(damaged)
-    if name == "metrics.jsonl" and damage == "empty":
-        pytest.skip("no epochs yet is a valid file")
+    path.write_bytes({"short": content[:1], "cut": content[: len(content) // 2], "binary": b"\xff\xfe" * 20}[damage])
     before = contents(interrupted)
     with pytest.raises(CorruptDataError, match=path.name.replace(".", r"\.")):
         tr.fit(resume=True, out=interrupted)
