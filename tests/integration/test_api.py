@@ -675,3 +675,37 @@ def test_smoothed_training_by_hand() -> None:
         params = {name: value - 0.1 * estimate.grad[name] for name, value in params.items()}
         state = estimate.state
     assert float(loss(params)[0]) < first
+
+
+# ------------------------------------------------------------------------------------------- handed in by the caller
+
+
+def test_a_run_on_data_of_ones_own_names_no_dataset_to_certify_on(run: tr.Run) -> None:
+    assert run.record.handed_in == ("module", "dataset")
+    with pytest.raises(InputError, match="handed in"):
+        tr.certify(run)
+
+
+def test_resuming_needs_what_was_handed_in(tmp_path: Path) -> None:
+    x, labels = blobs()
+    with pytest.raises(KeyboardInterrupt):
+        tr.fit(small(), config=settings(), dataset=(x, labels), out=tmp_path / "run", watcher=_Stop())
+    with pytest.raises(InputError, match="hand it in again"):
+        tr.fit(resume=True, out=tmp_path / "run")
+    with pytest.raises(CheckpointError):
+        tr.fit(small(), config=settings(), dataset=(1 - x, labels), out=tmp_path / "run", resume=True)
+    resumed = tr.fit(small(), config=settings(), dataset=(x, labels), out=tmp_path / "run", resume=True)
+    assert resumed.record.status == "finished"
+
+
+def test_a_network_made_a_module_can_be_certified_again(run: tr.Run, tmp_path: Path) -> None:
+    network, params = tr.from_module(run.network.to_module(run.params), run.network.input_shape)
+    assert network == run.network
+    assert all(torch.equal(params[name], value) for name, value in run.params.items())
+
+
+class _Stop:
+    def on_step(self, event: object) -> None:
+        raise KeyboardInterrupt
+
+    def on_epoch(self, record: object) -> None: ...

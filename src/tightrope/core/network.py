@@ -177,13 +177,19 @@ class Network:
         The weights are copied. The module evaluates the graph; to go back to the class it came from, load its
         ``state_dict`` there.
         """
-        return _GraphModule(self, params)
+        return GraphModule(self, params)
 
 
-class _GraphModule(nn.Module):
+class GraphModule(nn.Module):
+    """What :meth:`Network.to_module` returns.
+
+    Attributes:
+        network: the graph that it evaluates.
+    """
+
     def __init__(self, network: Network, params: Params) -> None:
         super().__init__()
-        self._network, self._keys = network, tuple(params)
+        self.network = network
         for key, value in params.items():
             *path, name = key.split(".")
             owner: nn.Module = self
@@ -199,4 +205,4 @@ class _GraphModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
-        return self._network(tensors, x)
+        return self.network(tensors, x)

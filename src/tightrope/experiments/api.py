@@ -22,10 +22,10 @@ from tightrope.errors import InputError
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.certify import certify as certify_images
 from tightrope.experiments.build import MakeSpec, build_job, build_plugins, check_labels, classification
-from tightrope.experiments.config import find_device
+from tightrope.experiments.config import find_device, parse_config
 from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.experiments.plugins import build_named, build_plugin
-from tightrope.experiments.run import Run, execute, load, read_config
+from tightrope.experiments.run import Run, execute, load, read_started
 from tightrope.frontend.fx import from_module
 from tightrope.records.image import Summary
 from tightrope.training.events import Silent, Watcher
@@ -117,10 +117,17 @@ def fit(
         >>> run = tr.fit("digits/mlp-ibp", overrides=["train.epochs=2"])  # doctest: +SKIP
     """
     module, config = (source, config) if isinstance(source, nn.Module) else (None, source or config)
+    own = {"module": module, "dataset": None if isinstance(dataset, str) else dataset, "spec": spec}
+    handed_in = tuple(name for name, value in own.items() if value is not None)
     if resume and config is None:
         if out is None:
             raise InputError("Say which run to resume: fit(resume=True, out=...).")
-        name, settings = read_config(out)
+        started = read_started(out)
+        if missing := [part for part in started.handed_in if part not in handed_in and started.status != "finished"]:
+            raise InputError(
+                f"The run in {out} was started with a {missing[0]} of your own: hand it in again to resume."
+            )
+        name, settings = started.name, parse_config(started.config, str(out))
     elif config is None:
         raise InputError(
             "fit needs settings: a preset's name, a TOML file or nested values (see tightrope list presets)."
@@ -140,7 +147,7 @@ def fit(
         warm_start=None if init_from is None else _run(init_from).params,
     )
     folder = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
-    return execute(name, settings, job, folder, resume=resume, watcher=watcher or Silent())
+    return execute(name, settings, job, folder, resume=resume, watcher=watcher or Silent(), handed_in=handed_in)
 
 
 def certify(
@@ -188,6 +195,8 @@ def certify(
         InvariantError: results that contradict each other.
     """
     run = None if isinstance(source, nn.Module) else _run(source)
+    if run is not None and dataset is None and "dataset" in run.record.handed_in:
+        raise InputError(f"The run in {run.path} was trained on data handed in: say on what to certify it (dataset).")
     dataset = dataset if dataset is not None else (run.config.data.name if run else None)
     eps = eps if eps is not None else (run.config.eps.target if run else None)
     if dataset is None or eps is None:

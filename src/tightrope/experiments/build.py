@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tightrope.core.bounds import Params
+from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.spec import Spec, check_spec, margins_of
@@ -136,9 +137,10 @@ def classification(network: Network, dtype: torch.dtype) -> MakeSpec:
 
 
 def fingerprint(config: RunConfig, job: Job) -> str:
-    """Identifies what a checkpoint may be resumed with: settings, graph and amount of data."""
-    held_out = 0 if job.validation is None else job.validation.size
-    facts = [config.model_dump(mode="json"), to_json(job.network), job.train.size, held_out]
+    """Identifies what a checkpoint may be resumed with: settings, graph, types of the weights, and training data."""
+    dtypes = {name: str(value.dtype) for name, value in job.params.items()}
+    data = tensor_digest({"images": job.train.images, "labels": job.train.labels})
+    facts = [config.model_dump(mode="json"), to_json(job.network), dtypes, data]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,6 +25,9 @@ def _exact(value: Any) -> str:
     return str(value)
 
 
+_DEVICES = ("cpu", "cuda", "mps")
+
+
 def find_device(name: str) -> torch.device:
     """The device of a name; ``auto`` takes a GPU if there is one.
 
@@ -35,6 +38,8 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in _DEVICES:
+            raise RuntimeError(f"known are {', '.join(_DEVICES)}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

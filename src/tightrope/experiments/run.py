@@ -99,8 +99,8 @@ def load(path: Path | str) -> Run:
     return Run(folder, record)
 
 
-def read_config(path: Path | str) -> tuple[str, RunConfig]:
-    """Name and configuration of a run, finished or not.
+def read_started(path: Path | str) -> RunRecord:
+    """The record of a run, finished or not.
 
     Raises:
         MissingDataError: there is no run in that folder.
@@ -108,11 +108,19 @@ def read_config(path: Path | str) -> tuple[str, RunConfig]:
     folder = RunFolder(Path(path))
     if not folder.record.is_file():
         raise MissingDataError(f"There is nothing to resume in {path}: it has no {folder.record.name}.")
-    record = RunRecord.read(folder.record)
-    return record.name, parse_config(record.config, str(folder.record))
+    return RunRecord.read(folder.record)
 
 
-def execute(name: str, config: RunConfig, job: Job, out: Path, *, resume: bool, watcher: Watcher) -> Run:
+def execute(
+    name: str,
+    config: RunConfig,
+    job: Job,
+    out: Path,
+    *,
+    resume: bool = False,
+    watcher: Watcher,
+    handed_in: tuple[str, ...] = (),
+) -> Run:
     """Train into a folder, or finish what is there.
 
     Args:
@@ -122,6 +130,7 @@ def execute(name: str, config: RunConfig, job: Job, out: Path, *, resume: bool, 
         out: the run folder.
         resume: continue a run that was interrupted; a finished one is returned as it is.
         watcher: is told of progress.
+        handed_in: what of the job did not come from the settings, for the record.
 
     Raises:
         InputError: the folder holds a run and ``resume`` is not set.
@@ -143,7 +152,8 @@ def execute(name: str, config: RunConfig, job: Job, out: Path, *, resume: bool, 
     else:
         state.restore(folder.checkpoint, mark)
     epochs = [epoch for epoch in read_epochs(folder.metrics) if epoch.step <= state.step]
-    record = _new_record(name, config, job, threads, resumed=previous.resumed + 1 if previous else 0)
+    resumed = previous.resumed + 1 if previous else 0
+    record = _new_record(name, config, job, threads).model_copy(update={"resumed": resumed, "handed_in": handed_in})
     record.write(folder.record)
     return _train(folder, record, epochs, job, state, mark, watcher)
 
@@ -195,7 +205,7 @@ def _check_folder(folder: RunFolder, previous: RunRecord | None, config: RunConf
         raise ConfigError([f"it differs from the one that {folder.path} was started with"], "the configuration")
 
 
-def _new_record(name: str, config: RunConfig, job: Job, threads: int, *, resumed: int) -> RunRecord:
+def _new_record(name: str, config: RunConfig, job: Job, threads: int) -> RunRecord:
     device = next(iter(job.params.values())).device
     return RunRecord(
         name=name,
@@ -214,7 +224,6 @@ def _new_record(name: str, config: RunConfig, job: Job, threads: int, *, resumed
         samples={"train": job.train.size, "validation": job.validation.size if job.validation else 0},
         steps=job.steps,
         seconds=0.0,
-        resumed=resumed,
     )
 
 

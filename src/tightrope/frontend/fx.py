@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tightrope.core import registry
 from tightrope.core.bounds import Params, Shape
-from tightrope.core.network import INPUT, Network, Node
+from tightrope.core.network import INPUT, GraphModule, Network, Node
 from tightrope.core.op import Op
 from tightrope.errors import InputError, UnsupportedLayerError
 from tightrope.ops.add import Add
@@ -69,11 +69,23 @@ def from_module(module: nn.Module, input_shape: Shape) -> tuple[Network, dict[st
         >>> sorted(params)
         ['0.bias', '0.weight', '2.bias', '2.weight']
     """
+    if isinstance(module, GraphModule):
+        return _from_graph(module, input_shape)
     converter = _Converter(module, tuple(int(n) for n in input_shape))
     network = converter.convert()
     network.check_params(converter.params)
     _check_same_function(module, network, converter.params)
     return network, converter.params
+
+
+def _from_graph(module: GraphModule, input_shape: Shape) -> tuple[Network, dict[str, Tensor]]:
+    """A module that came from a network goes back to it."""
+    network = module.network
+    if tuple(input_shape) != network.input_shape:
+        raise InputError(f"The network takes inputs of shape {network.input_shape}, not {tuple(input_shape)}.")
+    params = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    network.check_params(params)
+    return network, params
 
 
 @dataclass(frozen=True)

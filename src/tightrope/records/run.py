@@ -71,6 +71,8 @@ class RunRecord(_Record):
     Attributes:
         name: of the preset or file it came from.
         config: the whole configuration, defaults filled in.
+        handed_in: what came from the caller instead of the settings: ``module``, ``dataset``, ``spec``. To resume, hand
+            it in again.
         weights: number of trainable weights.
         samples: training and validation images.
         weights_sha256: of the final weights; empty until finished.
@@ -81,6 +83,7 @@ class RunRecord(_Record):
     name: str
     status: Status
     config: dict[str, Any]
+    handed_in: tuple[str, ...] = ()
     environment: Environment
     weights: int
     samples: dict[str, int]
