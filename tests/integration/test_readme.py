@@ -34,3 +34,17 @@ def test_figures_are_those_of_the_records(row: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))
 def test_python_runs(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
+
+
+def test_benchmark_figures_are_those_of_the_record() -> None:
+    groups = json.loads((ROOT / "results/benchmarks/training-cpu.json").read_text())["groups"]
+    for group in groups:
+        setting = group["setting"]
+        (row,) = re.findall(rf"^\| {setting['network']}, batch {setting['batch']} \| (.*) \|$", README, re.M)
+        ratios = {ratio["of"]: f"{ratio['median']:.2f}" for ratio in group["ratios"]}
+        shown = dict(zip(("ibp", "crown_ibp", "deeppoly"), row.split(" | "), strict=True))
+        assert {name: shown[name] for name in ratios} == ratios
+    record = json.loads((ROOT / "results/benchmarks/population-cpu.json").read_text())
+    ratios = {(r["of"], r["over"]): f"{r['median']:.2f}" for group in record["groups"] for r in group["ratios"]}
+    for chunk in ("chunk=16", "chunk=1"):
+        assert ratios[chunk, "plain, one batch"] in README
