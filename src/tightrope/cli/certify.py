@@ -20,9 +20,9 @@ VERDICTS = ("verified", "falsified", "unknown")
 def certify(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     eps: Annotated[
-        str | None, typer.Option(help='Radius in input units, such as 0.1 or "8/255". [default: the run\'s]')
+        str | None, typer.Option(help='Radius in input units, such as 0.1 or "8/255". Default: the run\'s.')
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset. [default: the run's]")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset. Default: the run's.")] = None,
     count: Annotated[int | None, typer.Option(help="Only the first so many images of the test split.", min=1)] = None,
     relaxations: Annotated[
         str, typer.Option(help="Tried in this order, separated by commas.")
@@ -34,10 +34,10 @@ def certify(
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the attack's starts.", min=0)] = 0,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where the dataset lies. [default: $TIGHTROPE_DATA]")
+        Path | None, typer.Option("--data-dir", help="Where the dataset lies. Default: $TIGHTROPE_DATA.")
     ] = None,
     out_: Annotated[
-        Path | None, typer.Option("--out", help="The records, one JSON line an image. [default: in the run folder]")
+        Path | None, typer.Option("--out", help="The records, one JSON line an image. Default: in the run folder.")
     ] = None,
 ) -> None:
     """Certify a run on the test split. The same command continues what was interrupted."""

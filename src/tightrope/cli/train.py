@@ -21,11 +21,11 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")
     ] = None,
-    out_: Annotated[Path | None, typer.Option("--out", help="The run folder. [default: runs/NAME]")] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Continue the run in this folder.")] = None,
     init_from: Annotated[Path | None, typer.Option("--init-from", help="Start from the weights of this run.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where the dataset lies. [default: $TIGHTROPE_DATA]")
+        Path | None, typer.Option("--data-dir", help="Where the dataset lies. Default: $TIGHTROPE_DATA.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line per epoch.")] = False,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -178,7 +178,3 @@ class Verifier(Protocol):
     ) -> list[Outcome]:
         """One outcome per sample; never raises for numerical trouble, which ends as unknown."""
         ...
-
-
-Plugin = Any
-"""An instance of one of the kinds above."""

@@ -114,8 +114,7 @@ class Engine:
     def node_bounds(self, name: str) -> Interval:
         """Both bounds of every entry of a node, rows in chunks of bounded size."""
         shape = self.network.shapes[name]
-        # Chunks save no memory where everything is kept for the gradient.
-        first, step = 0, 1
+        first, step = 0, 1  # the first chunk, of one row or channel, tells how large the others may be
         lower, upper = [], []
         while first < shape[0]:
             last = min(first + step, shape[0])
