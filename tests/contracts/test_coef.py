@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from helpers import F64
 from tightrope.core.bounds import Lines
-from tightrope.core.coef import Coef, Dense, Patches, Window, identity
+from tightrope.core.coef import Coef, Dense, Factored, Patches, identity
+from tightrope.core.frame import Frame, Window
 
 SHAPE = (2, 4, 5)
 BATCH, KINDS = 3, 2
@@ -34,9 +35,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def patches(window: Window, batch: int = 1, positions: int | None = None) -> Patches:
     """Random windows; what they hold outside the image must not matter, so it is large."""
-    grid = window.grid(SHAPE)
-    value = normal(batch, positions or math.prod(grid), KINDS, SHAPE[0] * math.prod(window.extent))
-    coef = Patches(value, SHAPE, window.extent, grid, window.stride, window.padding, clean=False)
+    frame = Frame(SHAPE, window.extent, window.grid(SHAPE), window.stride, window.padding)
+    value = normal(batch, positions or frame.positions, KINDS, frame.entries)
+    coef = Patches(value, frame, clean=False)
     if positions == 1:  # one window for all positions: nothing of its own outside
         return coef
     inside = replace(coef, value=torch.ones_like(value)).masked().value
@@ -45,16 +46,16 @@ def patches(window: Window, batch: int = 1, positions: int | None = None) -> Pat
 
 def naive(coef: Patches) -> Tensor:
     """(batch, kinds * positions, *shape), entry by entry from the definition of a window."""
-    batch, _, kinds, _ = coef.value.shape
-    channels, height, width = coef.shape
-    value = coef.value.expand(batch, math.prod(coef.grid), kinds, -1)
-    value = value.reshape(batch, *coef.grid, kinds, channels, *coef.kernel)
-    full = torch.zeros(batch, kinds, *coef.grid, *coef.shape, dtype=F64)
-    for i, j, a, b in torch.cartesian_prod(*(torch.arange(n) for n in (*coef.grid, *coef.kernel))).tolist():
-        row, column = i * coef.stride[0] - coef.padding[0] + a, j * coef.stride[1] - coef.padding[1] + b
+    (batch, _, kinds, _), frame = coef.value.shape, coef.frame
+    channels, height, width = frame.shape
+    value = coef.value.expand(batch, frame.positions, kinds, -1)
+    value = value.reshape(batch, *frame.grid, kinds, channels, *frame.kernel)
+    full = torch.zeros(batch, kinds, *frame.grid, *frame.shape, dtype=F64)
+    for i, j, a, b in torch.cartesian_prod(*(torch.arange(n) for n in (*frame.grid, *frame.kernel))).tolist():
+        row, column = i * frame.stride[0] - frame.padding[0] + a, j * frame.stride[1] - frame.padding[1] + b
         if 0 <= row < height and 0 <= column < width:
             full[:, :, i, j, :, row, column] = value[:, i, j, :, :, a, b]
-    return full.reshape(batch, -1, *coef.shape)
+    return full.reshape(batch, -1, *frame.shape)
 
 
 def close(found: Coef | Tensor, expected: Coef | Tensor) -> None:
@@ -70,7 +71,7 @@ def test_dense_is_the_definition(window: Window, batch: int, positions: int | No
     close(coef.dense(), naive(coef))
     close(coef.masked(), naive(coef))
     assert coef.masked().clean
-    assert coef.rows == coef.dense().rows == KINDS * math.prod(coef.grid)
+    assert coef.rows == coef.dense().rows == KINDS * coef.frame.positions
 
 
 @each_geometry
@@ -116,15 +117,15 @@ def test_plus(window: Window, batch: int) -> None:
 @pytest.mark.parametrize("origin", [True, False])
 @pytest.mark.parametrize("samples", [1, BATCH])
 def test_through_lines(window: Window, batch: int, origin: bool, samples: int) -> None:
-    """Positive coefficients take the lower line, negative ones the upper."""
+    """Positive coefficients take the upper line, negative ones the lower."""
     lower_slope, upper_slope, lower_bias, upper_bias = (normal(samples, *SHAPE, seed=s) for s in range(4))
     lines = Lines(lower_slope, None if origin else lower_bias, upper_slope, upper_bias)
     coef = patches(window, batch)
     positive, negative = naive(coef).clamp(min=0), naive(coef).clamp(max=0)
-    slope = positive * lower_slope[:, None] + negative * upper_slope[:, None]
-    bias = (negative * upper_bias[:, None]).flatten(2).sum(-1)
+    slope = positive * upper_slope[:, None] + negative * lower_slope[:, None]
+    bias = (positive * upper_bias[:, None]).flatten(2).sum(-1)
     if not origin:
-        bias = bias + (positive * lower_bias[:, None]).flatten(2).sum(-1)
+        bias = bias + (negative * lower_bias[:, None]).flatten(2).sum(-1)
     for form in (coef, coef.dense()):
         pulled, constant = form.through(lines)
         close(pulled, slope)
@@ -143,7 +144,7 @@ def test_nan_lines_do_not_vanish(form: str, field: str) -> None:
     pulled, constant = (rows if form == "patches" else rows.dense()).through(lines)
     total = constant + pulled.dot(one)
     touched = rows.dense().value[0, :, 1, 2, 3]
-    side = touched > 0 if field.startswith("lower") else touched < 0
+    side = touched < 0 if field.startswith("lower") else touched > 0
     assert total[0][side].isnan().all()
 
 
@@ -171,4 +172,58 @@ def test_pull_through_a_convolution(window: Window, batch: int, inner: Window, b
     coef = patches(window, batch)
     pulled = coef.pull(inner, before, lambda x: F.conv_transpose2d(x, weight, None, inner.stride))
     close(pulled.dense().value.flatten(2), naive(coef).flatten(2) @ matrix.T)
-    assert pulled.kernel == coef.pulled_kernel(inner)
+    assert pulled.frame.kernel == inner.behind(coef.frame.kernel)
+
+
+def factored(samples: int, pulled: bool) -> tuple[Factored, Tensor]:
+    """A convolution's rows behind lines, as factors and dense; pulled through another convolution or not."""
+    window, inner, before = Window((3, 2), (1, 2), (1, 1)), Window((3, 3), (2, 1), (1, 0)), (3, 7, 7)
+    assert inner.grid(before) == SHAPE[1:]
+    weight, below = normal(3, SHAPE[0], *window.extent), normal(SHAPE[0], before[0], *inner.extent, seed=5)
+    lines = Lines(*(normal(samples, *SHAPE, seed=s) for s in range(4)))
+    rows = identity((3, *window.grid(SHAPE)), 0, 3, weight).pull(
+        window, SHAPE, lambda x: F.conv_transpose2d(x, weight, None, window.stride)
+    )
+    direct, constant = rows.dense().through(lines)
+    factors, same = rows.through(lines)
+    close(same, constant)
+    assert isinstance(factors, Factored)
+    if not pulled:
+        return factors, direct.value
+    found = factors.pull(inner, before, lambda x: F.conv_transpose2d(x, below, None, inner.stride))
+    eye = torch.eye(math.prod(before), dtype=F64).reshape(-1, *before)
+    matrix = F.conv2d(eye, below, None, inner.stride, inner.padding).flatten(1)
+    assert isinstance(found, Factored)
+    return found, (direct.value.flatten(2) @ matrix.T).unflatten(2, before)
+
+
+@pytest.mark.parametrize("pulled", [False, True])
+@pytest.mark.parametrize("samples", [1, BATCH])
+def test_factors_are_the_rows_that_they_stand_for(samples: int, pulled: bool) -> None:
+    coef, dense = factored(samples, pulled)
+    assert coef.rows == dense.shape[1]
+    close(coef, dense)
+    for batch in (1, BATCH):
+        x = normal(batch, *dense.shape[2:], seed=7)
+        close(coef.dot(x), (dense * x[:, None]).flatten(2).sum(-1))
+        close(coef.dot_abs(x.abs()), (dense * x[:, None]).abs().flatten(2).sum(-1))
+    for factor in (2.0, normal(dense.shape[2], 1, 1), normal(*dense.shape[2:])):
+        close(coef.times(factor), dense * factor)
+    close(coef.plus(coef), 2 * dense)
+    close(coef.plus(Dense(dense)), 2 * dense)
+    lines = Lines(*(normal(samples, *dense.shape[2:], seed=s) for s in range(4)))
+    close(coef.through(lines)[0], Dense(dense).through(lines)[0])
+    close(coef.through(lines)[1], Dense(dense).through(lines)[1])
+
+
+@pytest.mark.parametrize("samples", [1, BATCH])
+def test_factors_through_two_convolutions(samples: int) -> None:
+    """With padding between them: what lies outside the image there must not count."""
+    coef, dense = factored(samples, pulled=True)
+    outer, weight = Window((2, 3), (2, 1), (1, 1)), normal(3, 2, 2, 3, seed=9)
+    before = (2, 12, 7)
+    assert outer.grid(before) == (7, 7)
+    eye = torch.eye(math.prod(before), dtype=F64).reshape(-1, *before)
+    matrix = F.conv2d(eye, weight, None, outer.stride, outer.padding).flatten(1)
+    found = coef.pull(outer, before, lambda x: F.conv_transpose2d(x, weight, None, outer.stride))
+    close(found, (dense.flatten(2) @ matrix.T).unflatten(2, before))

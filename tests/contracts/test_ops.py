@@ -25,7 +25,8 @@ from helpers import (
 )
 from tightrope.core import registry
 from tightrope.core.bounds import Interval, Lines, Params, Shape
-from tightrope.core.coef import Dense, Patches, Window, identity
+from tightrope.core.coef import Dense, Patches, identity
+from tightrope.core.frame import Frame, Window
 from tightrope.core.network import Network
 from tightrope.core.op import AffineOp, ElementwiseOp, Op, Tilt
 from tightrope.core.spec import evaluate
@@ -203,7 +204,7 @@ def windows_of(shape: Shape, kinds: int, batch: int) -> Patches:
     kernel, stride, padding = (min(2, shape[1]), min(3, shape[2])), (2, 1), (1, 1)
     grid = Window(kernel, stride, padding).grid(shape)
     value = normal(batch, math.prod(grid), kinds, shape[0] * math.prod(kernel))
-    return Patches(value, shape, kernel, grid, stride, padding, clean=False)
+    return Patches(value, Frame(shape, kernel, grid, stride, padding), clean=False)
 
 
 @pytest.mark.parametrize("example", image_examples())
@@ -330,10 +331,18 @@ def test_envelope_is_valid_at_every_tilt(example: Example, scale: float, dtype: 
 def test_named_tilts_are_valid(example: Example, choice: str, scale: float, dtype: torch.dtype) -> None:
     pre = intervals(scale, dtype)
     chosen = NAMED[choice](example.op, pre)
-    for side in chosen:
-        assert torch.all((side >= 0) & (side <= 1))
-        assert side.dtype == dtype
+    for side in (chosen.lower, chosen.upper):
+        if side is not None:
+            assert torch.all((side >= 0) & (side <= 1))
+            assert side.dtype == dtype
     lines = example.op.envelope(pre, chosen)
+    somewhere = pre.lower < pre.upper
+    whole = chosen._replace(
+        settled=False, upper=torch.ones_like(chosen.lower) if chosen.upper is None else chosen.upper
+    )
+    for one, two in zip(lines, example.op.envelope(pre, whole), strict=True):  # settled is a promise, not a change
+        if one is not None:
+            torch.testing.assert_close(one[somewhere], two[somewhere], rtol=1e-6, atol=0)
     assert all(part.dtype == dtype for part in lines if part is not None)
     assert_valid(example, pre, lines)
 

@@ -289,11 +289,30 @@ def test_vmap_over_params_is_a_loop(name: str, net: str) -> None:
 @each_relaxation
 def test_vmap_in_chunks_of_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The size of the chunks that rows are treated in changes nothing."""
-    monkeypatch.setattr("tightrope.relaxations._backward.CHUNK_ENTRIES", 1)
+    monkeypatch.setattr("tightrope.relaxations._backward.chunk_entries", lambda device: 1)
     known, (box, spec) = case("conv"), problem("conv", "large")
     assert_bounds_close(
         relaxation(name).bounds(known.net, known.params, box, spec), bounded(name, "conv", "large"), rtol=1e-12
     )
+
+
+@each_relaxation
+def test_gradients_in_chunks_of_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are computed anew in the backward pass, of a single weight vector and of a population."""
+    known, (box, spec), chosen = case("conv"), problem("conv", "large"), relaxation(name)
+    names = [key for key, value in known.params.items() if value.is_floating_point()]
+
+    def gradients(population: dict[str, Tensor]) -> list[Tensor]:
+        leaves = {key: population[key].detach().requires_grad_() for key in names}
+        margins = torch.func.vmap(lambda params: chosen.bounds(known.net, params, box, spec).margins)(leaves)
+        single = chosen.bounds(known.net, member(leaves, 0), box, spec).margins
+        each = (torch.autograd.grad(m.square().sum(), list(leaves.values())) for m in (margins, single))
+        return [grad for grads in each for grad in grads]
+
+    whole = gradients(stacked(known.params, 3))
+    monkeypatch.setattr("tightrope.relaxations._backward.chunk_entries", lambda device: 1)
+    for one, two in zip(whole, gradients(stacked(known.params, 3)), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
 @each_relaxation

@@ -1,15 +1,16 @@
-"""Coefficients of linear bounds as small linear operators: dense, or one window per output position.
+"""Coefficients of linear bounds as small linear operators: dense, one window per output position, or two factors.
 
 A row of a bound is ``coef . value`` for the value of one node, (*shape). Every form holds the rows of a whole batch;
 the batch axis has size 1 while the rows do not depend on the sample. Rows that belong to the positions of a convolution
 only touch a window of the earlier layer: :class:`Patches` stores that window alone, so that back-substitution through
-convolutions is a few large matrix products instead of convolutions of mostly zeros.
+convolutions is a few large matrix products instead of convolutions of mostly zeros. :class:`Factored` is what becomes
+of a convolution's own rows behind one non-linear op.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,38 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tightrope.core.bounds import Lines, Shape
+from tightrope.core.frame import Frame, Window
+from tightrope.core.lowering import flat, matmul, row_dot
 
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a convolution-like map moves over an image.
-
-    Attributes:
-        extent: height and width that one output sees, dilation included.
-        stride: between outputs.
-        padding: zeros before and after.
-    """
-
-    extent: Pair
-    stride: Pair
-    padding: Pair
-
-    def free(self, shape: Shape) -> Pair:
-        """How far it can move over an image (channels, height, width)."""
-        (eh, ew), (ph, pw) = self.extent, self.padding
-        return shape[1] + 2 * ph - eh, shape[2] + 2 * pw - ew
-
-    def grid(self, shape: Shape) -> Pair:
-        """Outputs per axis; below 1 if the window does not fit."""
-        (fh, fw), (sh, sw) = self.free(shape), self.stride
-        return fh // sh + 1, fw // sw + 1
-
-    def remainder(self, shape: Shape) -> Pair:
-        """Trailing rows and columns that no window reaches: what the adjoint has to add."""
-        (fh, fw), (sh, sw) = self.free(shape), self.stride
-        return fh % sh, fw % sw
+Transpose = Callable[[Tensor], Tensor]
+"""A map's adjoint without padding, (n, channels, *kernel) -> (n, input channels, *larger)."""
 
 
 @dataclass(frozen=True)
@@ -80,164 +54,248 @@ class Dense:
 
     def dot(self, value: Tensor) -> Tensor:
         """(batch, *shape) -> (batch, rows)."""
-        return _dot(self.value.flatten(2), value.flatten(1))
+        return _dot(self.value, value)
 
     def dot_abs(self, radius: Tensor) -> Tensor:
         """|coef| . radius, (batch, *shape) -> (batch, rows)."""
-        return _dot(self.value.flatten(2).abs(), radius.flatten(1))
+        return _dot(self.value.abs(), radius)
 
     def through(self, lines: Lines) -> tuple[Dense, Tensor]:
-        """Lower bounds in terms of the input of a non-linear op: the new coefficients and the constant."""
-        slope = torch.where(self.value > 0, lines.lower_slope[:, None], lines.upper_slope[:, None])
-        bias = _dot(self.value.clamp(max=0).flatten(2), lines.upper_bias.flatten(1))
+        """Upper bounds in terms of the input of a non-linear op: the new coefficients and the constant.
+
+        Positive coefficients take the upper line, negative ones the lower.
+        """
+        positive, gap = self.value.relu(), lines.upper_slope - lines.lower_slope
+        pulled = torch.addcmul(self.value * lines.lower_slope[:, None], positive, gap[:, None])
+        constant = _dot(positive, lines.upper_bias)
         if lines.lower_bias is not None:
-            bias = bias + _dot(self.value.clamp(min=0).flatten(2), lines.lower_bias.flatten(1))
-        return Dense(self.value * slope), bias
+            constant = constant + _dot(self.value - positive, lines.lower_bias)
+        return Dense(pulled), constant
 
 
 @dataclass(frozen=True)
 class Patches:
     """A window of coefficients for every kind of row and position of a grid.
 
-    The window of position (i, j) starts at row ``i * stride - padding`` of the node, and column likewise. Entries
-    outside the node mean nothing until :meth:`masked` has made them 0. Rows count as (kinds, *grid) in row-major order.
+    Entries outside the node mean nothing until :meth:`masked` has made them 0. Rows count as (kinds, *grid) in
+    row-major order.
 
     Attributes:
         value: (batch or 1, positions or 1, kinds, entries of a window).
-        shape: (channels, height, width) of the node.
-        kernel: height and width of the window; it has all channels.
-        grid: positions per axis.
-        stride, padding: of the windows, per axis.
+        frame: where the windows lie.
         clean: whether entries outside the node are 0.
+        mirrored: whether the second half of the kinds is minus the first.
     """
 
     value: Tensor
-    shape: Shape
-    kernel: Pair
-    grid: Pair
-    stride: Pair
-    padding: Pair
+    frame: Frame
     clean: bool
+    mirrored: bool = False
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return self.value.shape[2] * math.prod(self.grid)
+        return self.value.shape[2] * self.frame.positions
 
     def dense(self) -> Dense:
         """Every coefficient stored, zeros included."""
         batch, _, kinds, entries = self.value.shape
-        positions, size = math.prod(self.grid), math.prod(self.shape)
-        index = self._index().reshape(1, positions, 1, entries)
+        positions, size = self.frame.positions, math.prod(self.frame.shape)
+        index = self.frame.index(self.value.device).reshape(1, positions, 1, entries)
         value = self.value.expand(batch, positions, kinds, entries)
         full = self.value.new_zeros(batch, positions, kinds, size + 1).scatter(3, index.expand_as(value), value)
         rows = full[..., :-1].transpose(1, 2)  # without the entry that took what lies outside
-        return Dense(rows.reshape(batch, kinds * positions, *self.shape))
+        return Dense(rows.reshape(batch, kinds * positions, *self.frame.shape))
 
     def masked(self) -> Patches:
         """The same rows with entries outside the node set to 0."""
         if self.clean:
             return self
-        inside = self._windows(self.value.new_ones(1, *self.shape))
+        inside = self.frame.windows(self.value.new_ones(1, *self.frame.shape))
         return replace(self, value=torch.where(inside[:, :, None] > 0, self.value, 0.0), clean=True)
 
     def times(self, factor: Tensor | float) -> Patches:
         """See :meth:`Dense.times`."""
-        if isinstance(factor, Tensor) and factor.ndim > 0:
-            if factor.shape[-2:] == (1, 1):  # per channel: the same in every window
-                factor = factor.expand(self.shape[0], *self.kernel).flatten()
-            else:
-                factor = self._windows(factor.expand(self.shape)[None])[:, :, None]
-        return replace(self, value=self.value * factor)
+        return replace(self, value=self.value * _in_windows(factor, self.frame))
 
     def plus(self, other: Coef) -> Coef:
         """The sum; dense where the windows differ."""
-        if isinstance(other, Patches) and self._geometry() == other._geometry():
-            return replace(self, value=self.value + other.value, clean=self.clean and other.clean)
+        if isinstance(other, Patches) and self.frame == other.frame:
+            clean, mirrored = self.clean and other.clean, self.mirrored and other.mirrored
+            return Patches(self.value + other.value, self.frame, clean, mirrored)
         return Dense(self.dense().value + other.dense().value)
 
     def dot(self, value: Tensor) -> Tensor:
         """See :meth:`Dense.dot`."""
-        return self._dot(self.value, self._windows(value))
+        return self._dot(self.value, self.frame.windows(value))
 
     def dot_abs(self, radius: Tensor) -> Tensor:
         """See :meth:`Dense.dot_abs`."""
-        return self._dot(self.value.abs(), self._windows(radius))
+        return self._dot(self.value.abs(), self.frame.windows(radius))
 
-    def through(self, lines: Lines) -> tuple[Patches, Tensor]:
+    def through(self, lines: Lines) -> tuple[Patches | Factored, Tensor]:
         """See :meth:`Dense.through`. The slopes outside the node are 0, which masks."""
-        lower, upper = self._windows(lines.lower_slope)[:, :, None], self._windows(lines.upper_slope)[:, :, None]
-        pulled = self.value * torch.where(self.value > 0, lower, upper)
-        bias = self._dot(self.value.clamp(max=0), self._windows(lines.upper_bias))
+        lower, upper = self.frame.windows(lines.lower_slope), self.frame.windows(lines.upper_slope)
+        positive = self.value.relu()
+        constant = self._dot(positive, self.frame.windows(lines.upper_bias))
         if lines.lower_bias is not None:
-            bias = bias + self._dot(self.value.clamp(min=0), self._windows(lines.lower_bias))
-        return replace(self, value=pulled, clean=True), bias
+            constant = constant + self._dot(self.value - positive, self.frame.windows(lines.lower_bias))
+        if self.mirrored and self.value.shape[:2] == (1, 1):
+            weight = self.value[0, 0, : self.value.shape[2] // 2]
+            return Factored(weight, (upper + lower) / 2, (upper - lower) / 2, self.frame), constant
+        pulled = torch.addcmul(self.value * lower[:, :, None], positive, (upper - lower)[:, :, None])
+        return Patches(pulled, self.frame, clean=True), constant
 
-    def pull(self, window: Window, shape: Shape, transpose: Callable[[Tensor], Tensor]) -> Patches:
+    def pull(self, window: Window, shape: Shape, transpose: Transpose) -> Patches:
         """Coefficients of the input of a convolution-like map, from those of its output: one matrix product.
 
         Args:
             window: of the map.
             shape: of its input.
-            transpose: the map's adjoint without padding, (n, channels, *kernel) -> (n, input channels, *larger).
+            transpose: see :data:`Transpose`.
         """
-        entries = self.value.shape[3]
-        eye = torch.eye(entries, dtype=self.value.dtype, device=self.value.device)
-        matrix = transpose(eye.reshape(entries, self.shape[0], *self.kernel)).reshape(entries, -1)
-        (sh, sw), (ph, pw) = window.stride, window.padding
-        return Patches(
-            self.masked().value @ matrix,
-            shape,
-            self.pulled_kernel(window),
-            self.grid,
-            (self.stride[0] * sh, self.stride[1] * sw),
-            (self.padding[0] * sh + ph, self.padding[1] * sw + pw),
-            clean=False,
-        )
-
-    def pulled_kernel(self, window: Window) -> Pair:
-        """Extent of the windows that :meth:`pull` gives."""
-        (height, width), (sh, sw), (eh, ew) = self.kernel, window.stride, window.extent
-        return (height - 1) * sh + eh, (width - 1) * sw + ew
-
-    def _geometry(self) -> tuple[Pair, Pair, Pair, Pair]:
-        return self.kernel, self.grid, self.stride, self.padding
-
-    def _windows(self, value: Tensor) -> Tensor:
-        """(batch, *shape) -> (batch, positions, entries); 0 outside the node."""
-        padded = F.pad(value.flatten(1), (0, 1))  # the one entry more stands for everything outside
-        return padded.index_select(1, self._index()).reshape(value.shape[0], math.prod(self.grid), -1)
-
-    def _index(self) -> Tensor:
-        """The flat position in the node of every window entry, (positions * entries,); the node's size for outside."""
-        channels, height, width = self.shape
-        rows, columns = (self._offsets(axis) for axis in (0, 1))
-        inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[None, :, None]
-        flat = rows[:, None, :, None] * width + columns[None, :, None]
-        channel = torch.arange(channels, device=flat.device)[:, None, None] * (height * width)
-        index = torch.where(inside[:, :, None], flat[:, :, None] + channel, channels * height * width)
-        return index.flatten()
-
-    def _offsets(self, axis: int) -> Tensor:
-        """Where every window lies along an axis: (grid, kernel)."""
-        device = self.value.device
-        start = torch.arange(self.grid[axis], device=device) * self.stride[axis] - self.padding[axis]
-        return start[:, None] + torch.arange(self.kernel[axis], device=device)
+        matrix = _composed(self.frame, self.value, transpose)
+        frame = self.frame.behind(window, shape)
+        return Patches(matmul(self.masked().value, matrix), frame, clean=False, mirrored=self.mirrored)
 
     def _dot(self, coef: Tensor, windows: Tensor) -> Tensor:
         """(batch or 1, positions or 1, kinds, entries) times (batch or 1, positions, entries) -> (batch, rows)."""
-        if coef.shape[:2] == (1, 1):
-            found = windows @ coef[0, 0].T
-        elif coef.shape[0] == 1:
-            found = torch.einsum("pke,bpe->bpk", coef[0].expand(windows.shape[1], -1, -1), windows)
-        elif windows.shape[0] == 1:
-            found = torch.einsum("bpke,pe->bpk", coef, windows[0])
-        else:
-            found = torch.matmul(coef, windows[..., None])[..., 0]
+        one = coef.shape[:2] == (1, 1)
+        found = matmul(windows, coef[0, 0].T) if one else (coef * windows[:, :, None]).sum(-1)
         return found.transpose(1, 2).flatten(1)
 
 
-Coef = Dense | Patches
+@dataclass(frozen=True)
+class Factored:
+    """The rows W and -W of a convolution behind one non-linear op, as factors.
+
+    The rows of position p are ``(+-W[k] * middle[p] + |W[k]| * gap[p]) @ matrix``. Slopes times a matrix of products of
+    weights needs no pass over a coefficient for every kind, position and entry, and the two signs share their products.
+
+    Attributes:
+        weight: W, (kinds, entries).
+        middle, gap: half the sum and half the difference of upper and lower slopes, (batch, positions, entries); 0
+            outside the node.
+        source: the frame of these entries.
+        matrix: (entries, entries of ``end``) of the convolution below, if the rows were pulled through it.
+        window: of that convolution.
+        end: the frame after it.
+    """
+
+    weight: Tensor
+    middle: Tensor
+    gap: Tensor
+    source: Frame
+    matrix: Tensor | None = None
+    window: Window | None = None
+    end: Frame | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """Where the windows lie."""
+        return self.end or self.source
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return 2 * self.weight.shape[0] * self.frame.positions
+
+    def dense(self) -> Dense:
+        """Every coefficient stored, zeros included."""
+        return self.patches().dense()
+
+    def patches(self) -> Patches:
+        """Multiplied out."""
+        if self.matrix is None:
+            same, other = self.weight * self.middle[:, :, None], self.weight.abs() * self.gap[:, :, None]
+        else:
+            same, other = self._product(self.weight, self.middle), self._product(self.weight.abs(), self.gap)
+        return Patches(torch.cat([other + same, other - same], 2), self.frame, clean=self.end is None)
+
+    def times(self, factor: Tensor | float) -> Coef:
+        """See :meth:`Dense.times`."""
+        if self.matrix is not None:
+            return self.patches().times(factor)
+        windows = _in_windows(factor, self.source)
+        windows = windows[:, :, 0] if isinstance(windows, Tensor) and windows.ndim == 4 else windows
+        return replace(self, middle=self.middle * windows, gap=self.gap * windows)
+
+    def plus(self, other: Coef) -> Coef:
+        """See :meth:`Patches.plus`."""
+        return self.patches().plus(other.patches() if isinstance(other, Factored) else other)
+
+    def dot(self, value: Tensor) -> Tensor:
+        """See :meth:`Dense.dot`."""
+        windows = (self.frame).windows(value)
+        if self.matrix is not None:
+            windows = matmul(windows, self.matrix.T)
+        same = matmul(windows * self.middle, self.weight.T)
+        other = matmul(windows * self.gap, self.weight.abs().T)
+        return _rows(other + same, other - same)
+
+    def dot_abs(self, radius: Tensor) -> Tensor:
+        """See :meth:`Dense.dot_abs`; band by band, so that no product is larger than a cache."""
+        if self.matrix is None:
+            return self.patches().dot_abs(radius)
+        assert self.end is not None
+        batch, positions = max(radius.shape[0], self.middle.shape[0]), self.middle.shape[1]
+        windows = self.end.windows(radius).expand(batch, -1, -1)
+        windows = windows.reshape(batch * positions, self.end.shape[0], *self.end.kernel)
+        middle, gap = (s.expand(batch, -1, -1).reshape(batch * positions, -1) for s in (self.middle, self.gap))
+        plus = minus = self.weight.new_zeros(())
+        for source, target in self._bands():
+            inside = windows[:, :, target].reshape(batch * positions, 1, -1)
+            same = self._band(self.weight, middle, source, target)
+            other = self._band(self.weight.abs(), gap, source, target)
+            plus = plus + torch.bmm(inside, (other + same).abs())
+            minus = minus + torch.bmm(inside, (other - same).abs())
+        return _rows(plus.reshape(batch, positions, -1), minus.reshape(batch, positions, -1))
+
+    def through(self, lines: Lines) -> tuple[Patches | Factored, Tensor]:
+        """See :meth:`Dense.through`."""
+        return self.patches().through(lines)
+
+    def pull(self, window: Window, shape: Shape, transpose: Transpose) -> Patches | Factored:
+        """See :meth:`Patches.pull`."""
+        if self.matrix is not None:
+            return self.patches().pull(window, shape, transpose)
+        matrix = _composed(self.source, self.weight, transpose)
+        return replace(self, matrix=matrix, window=window, end=self.source.behind(window, shape))
+
+    def _product(self, weight: Tensor, slope: Tensor) -> Tensor:
+        """(batch, positions, kinds, entries of ``end``)."""
+        assert self.matrix is not None
+        kinds, entries = weight.shape
+        products = (weight.T[:, :, None] * self.matrix[:, None]).reshape(entries, -1)
+        return matmul(slope, products).reshape(*slope.shape[:2], kinds, -1)
+
+    def _bands(self) -> Iterator[tuple[slice, slice]]:
+        """Rows of the windows of ``source`` that reach a band of rows of those of ``end``; others multiply zeros."""
+        assert self.window is not None
+        assert self.end is not None
+        rows, height = self.source.kernel[0], self.end.kernel[0]
+        stride, extent = self.window.stride[0], self.window.extent[0]
+        size = -(-height // rows)
+        for first in range(0, height, size):
+            last = min(first + size, height)
+            yield (
+                slice(max(0, -(-(first - extent + 1) // stride)), min(rows, (last - 1) // stride + 1)),
+                slice(first, last),
+            )
+
+    def _band(self, weight: Tensor, slope: Tensor, source: slice, target: slice) -> Tensor:
+        """A band of the product, (batch * positions, entries of the band, kinds)."""
+        assert self.matrix is not None
+        assert self.end is not None
+        kinds, (channels, kernel) = weight.shape[0], (self.source.shape[0], self.source.kernel)
+        matrix = self.matrix.reshape(channels, *kernel, self.end.shape[0], *self.end.kernel)
+        weight = weight.T.reshape(channels, *kernel, kinds)[:, source].reshape(-1, 1, kinds)
+        matrix = matrix[:, source, :, :, target].reshape(weight.shape[0], -1, 1)
+        slope = slope.reshape(-1, channels, *kernel)[:, :, source].flatten(1)
+        return matmul(slope, (weight * matrix).flatten(1)).reshape(slope.shape[0], -1, kinds)
+
+
+Coef = Dense | Patches | Factored
 
 
 def identity(shape: Shape, first: int, last: int, like: Tensor) -> Coef:
@@ -246,14 +304,34 @@ def identity(shape: Shape, first: int, last: int, like: Tensor) -> Coef:
     rows = F.one_hot(index, shape[0]).to(like.dtype)
     both = torch.cat([rows, -rows])[None]
     if len(shape) == 3:
-        return Patches(both[:, None], shape, (1, 1), (shape[1], shape[2]), (1, 1), (0, 0), clean=True)
+        frame = Frame(shape, (1, 1), (shape[1], shape[2]), (1, 1), (0, 0))
+        return Patches(both[:, None], frame, clean=True, mirrored=True)
     return Dense(both)
 
 
+def _composed(frame: Frame, like: Tensor, transpose: Transpose) -> Tensor:
+    """The matrix of a convolution's adjoint on windows, (entries, entries of the larger windows)."""
+    eye = torch.eye(frame.entries, dtype=like.dtype, device=like.device)
+    return transpose(eye.reshape(frame.entries, frame.shape[0], *frame.kernel)).reshape(frame.entries, -1)
+
+
+def _in_windows(factor: Tensor | float, frame: Frame) -> Tensor | float:
+    """A factor of the node as one of its windows, (entries,) or (1, positions, 1, entries)."""
+    if not isinstance(factor, Tensor) or factor.ndim == 0:
+        return factor
+    if factor.shape[-2:] == (1, 1):  # per channel: the same in every window
+        return factor.expand(frame.shape[0], *frame.kernel).flatten()
+    return frame.windows(factor.expand(frame.shape)[None])[:, :, None]
+
+
+def _rows(plus: Tensor, minus: Tensor) -> Tensor:
+    """Twice (batch, positions, kinds) -> (batch, rows)."""
+    return torch.cat([plus, minus], 2).transpose(1, 2).flatten(1)
+
+
 def _dot(coef: Tensor, x: Tensor) -> Tensor:
-    """(batch or 1, rows, n) times (batch or 1, n) -> (batch or 1, rows)."""
+    """(batch or 1, rows, *shape) times (batch or 1, *shape) -> (batch or 1, rows)."""
+    coef, x = flat(coef, 2), flat(x, 1)
     if coef.shape[0] == 1:  # one matrix for the whole batch
         return x @ coef[0].T
-    if x.shape[0] == 1:
-        return coef @ x[0]
-    return torch.matmul(coef, x[:, :, None])[:, :, 0]
+    return row_dot(coef, x)

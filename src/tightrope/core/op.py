@@ -15,13 +15,24 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Interval, Lines, Params, Shape
 from tightrope.core.coef import Coef
+from tightrope.core.frame import Window
+
+POINT = Window((1, 1), (1, 1), (0, 0))
+"""A map of every position by itself."""
 
 
 class Tilt(NamedTuple):
-    """Which of the valid lines to take: a number in [0, 1] per neuron and side, see :meth:`ElementwiseOp.envelope`."""
+    """Which of the valid lines to take: a number in [0, 1] per neuron and side, see :meth:`ElementwiseOp.envelope`.
+
+    Attributes:
+        lower: of the lower lines.
+        upper: of the upper lines; None for 1 everywhere.
+        settled: whether it already gives f itself where f is one line.
+    """
 
     lower: Tensor
-    upper: Tensor
+    upper: Tensor | None = None
+    settled: bool = False
 
 
 class Statistics(NamedTuple):
@@ -73,6 +84,11 @@ class AffineOp(Op):
 
     kind = "affine"
     monomial: ClassVar[bool] = False
+
+    @property
+    def window(self) -> Window | None:
+        """Of images: how it moves over them, :data:`POINT` if outputs depend on their own position; None for others."""
+        return None
 
     @abstractmethod
     def linear(self, params: Params, *inputs: Tensor) -> Tensor:

@@ -19,32 +19,41 @@ def stable(pre: Interval) -> Tensor:
     return ((pre.lower >= 0) | (pre.upper <= 0)) & ordered
 
 
-def _width(pre: Interval, fixed: Tensor) -> Tensor:
-    """u - l where the interval crosses 0, and 1 elsewhere, so that no gradient is NaN behind a ``where``."""
-    return torch.where(fixed, 1.0, pre.upper - pre.lower)
-
-
 def envelope(pre: Interval, tilt: Tilt, a: float) -> Lines:
+    up, rest, share = _shares(pre)
+    lower, upper = _settled(pre, tilt) if tilt.settled is False else (tilt.lower, tilt.upper)
+    chord = share if a == 0.0 else share + a * rest
+    upper_bias = up * rest if a == 0.0 else (1.0 - a) * (up * rest)  # u - chord u, without the cancellation
+    if upper is not None:
+        chord, upper_bias = upper * chord, up * (1.0 - upper) + upper * upper_bias
+    return Lines(lower if a == 0.0 else a + (1.0 - a) * lower, None, chord, upper_bias)
+
+
+def _shares(pre: Interval) -> tuple[Tensor, Tensor, Tensor]:
+    """max(u, 0), and the shares of the interval's length outside 0 that lie below and above 0.
+
+    Where f is one line one share is exactly 0 and the other exactly 1, so that chords need no case distinction (which
+    costs a CPU as much as twenty multiplications).
+    """
+    up, down = pre.upper.relu(), (-pre.lower).relu()
+    down = down + (up + down == 0).to(down.dtype)  # at the one point 0 f is either line
+    length = up + down
+    return up, down / length, up / length
+
+
+def _settled(pre: Interval, tilt: Tilt) -> tuple[Tensor, Tensor | None]:
+    """The tilt on crossing intervals; on the others the one that gives f itself."""
     fixed = stable(pre)
-    width = _width(pre, fixed)
-    line = torch.where(pre.lower >= 0, torch.ones_like(width), a)  # f itself, where it is one line
-    # Term by term instead of (u - a l) / (u - l) and u - slope u: no overflow, no cancellation.
-    chord = pre.upper / width - a * (pre.lower / width)
-    complement = (a - 1.0) * (pre.lower / width)  # 1 - chord
-    lower_slope = torch.where(fixed, line, a + tilt.lower * (1.0 - a))
-    upper_slope = torch.where(fixed, line, tilt.upper * chord)
-    upper_bias = torch.where(fixed, 0.0, pre.upper * ((1.0 - tilt.upper) + tilt.upper * complement))
-    return Lines(lower_slope, None, upper_slope, upper_bias)
+    lower = torch.where(fixed, (pre.lower >= 0).to(tilt.lower.dtype), tilt.lower)
+    return lower, None if tilt.upper is None else torch.where(fixed, 1.0, tilt.upper)
 
 
 def chord(pre: Interval) -> Tilt:
     """The tilt u / (u - l): a + t (1 - a) is then the slope of the chord, for every a."""
-    fixed = stable(pre)
-    lower = torch.where(fixed, 0.0, pre.upper / _width(pre, fixed))
-    return Tilt(lower, torch.ones_like(lower))
+    return Tilt(_shares(pre)[2], settled=True)
 
 
 def minimum_area(pre: Interval) -> Tilt:
     """Lower line: the steep one where u >= -l, else the flat one (CROWN, DeepPoly). Upper line: the chord."""
-    steep = (pre.upper >= -pre.lower).to(pre.lower.dtype)
-    return Tilt(steep, torch.ones_like(steep))
+    steep = (pre.upper.relu() >= (-pre.lower).relu()).to(pre.lower.dtype)
+    return Tilt(steep, settled=True)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from tightrope.core.bounds import Shape
-from tightrope.core.coef import Coef, Dense, Pair, Patches, Window
+from tightrope.core.coef import Coef, Dense
+from tightrope.core.frame import Pair, Window
+from tightrope.core.lowering import image_layout
 
 Transpose = Callable[[Tensor, Pair, Pair], Tensor]
 """The transposed map of (n, channels, height, width), given its padding and output padding."""
@@ -19,11 +21,12 @@ def pull_back(coef: Coef, window: Window, shape: Shape, transpose: Transpose) ->
 
     Windows stay windows while they are smaller than the image.
     """
-    if isinstance(coef, Patches) and math.prod(coef.pulled_kernel(window)) < math.prod(shape[1:]):
+    if not isinstance(coef, Dense) and math.prod(window.behind(coef.frame.kernel)) < math.prod(shape[1:]):
         return coef.pull(window, shape, lambda x: transpose(x, (0, 0), (0, 0)))
     value = coef.dense().value
-    pulled = transpose(value.flatten(0, 1), window.padding, window.remainder(shape))
-    return Dense(pulled.reshape(*value.shape[:2], *shape))
+    rows = image_layout(value.flatten(0, 1))
+    pulled = image_layout(transpose(rows, window.padding, window.remainder(shape)))
+    return Dense(pulled.unflatten(0, value.shape[:2]))
 
 
 def pair(value: int | tuple[int, ...]) -> Pair:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Params, Shape
 from tightrope.core.coef import Coef
-from tightrope.core.op import AffineOp
+from tightrope.core.frame import Window
+from tightrope.core.op import POINT, AffineOp
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Add(AffineOp):
 
     def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
         return (coef, coef if self.sign > 0 else coef.times(-1.0))
+
+    @property
+    def window(self) -> Window:
+        return POINT
 
     def bias(self, params: Params) -> Tensor | None:
         return None

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tightrope.core.bounds import Params, Shape
-from tightrope.core.coef import Coef, Pair, Window
+from tightrope.core.coef import Coef
+from tightrope.core.frame import Pair, Window
 from tightrope.core.op import AffineOp
 from tightrope.ops._windows import pair, pull_back
 
@@ -60,15 +61,16 @@ class AvgPool2d(AffineOp):
             kernel = x.new_full((channels, 1, *self.kernel), 1.0 / self.divisor)
             return F.conv_transpose2d(x, kernel, None, self.stride, padding, remainder, groups=channels)
 
-        return (pull_back(coef, self._window(), self.input_shape, transpose),)
+        return (pull_back(coef, self.window, self.input_shape, transpose),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        return (self.input_shape[0], *self._window().grid(self.input_shape))
+        return (self.input_shape[0], *self.window.grid(self.input_shape))
 
-    def _window(self) -> Window:
+    @property
+    def window(self) -> Window:
         return Window(self.kernel, self.stride, self.padding)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Params, Shape
 from tightrope.core.coef import Coef
-from tightrope.core.op import AffineOp, Statistics
+from tightrope.core.frame import Window
+from tightrope.core.op import POINT, AffineOp, Statistics
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class BatchNorm(AffineOp):
 
     def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
         return (coef.times(self._scale(params)),)
+
+    @property
+    def window(self) -> Window:
+        return POINT
 
     def bias(self, params: Params) -> Tensor | None:
         shift = -self._per_channel(params[self.mean]) * self._scale(params)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tightrope.core.bounds import Params, Shape
-from tightrope.core.coef import Coef, Pair, Window
+from tightrope.core.coef import Coef
+from tightrope.core.frame import Pair, Window
+from tightrope.core.lowering import conv_transpose, image_layout
 from tightrope.core.op import AffineOp
 from tightrope.ops._windows import pair, pull_back
 
@@ -73,23 +75,22 @@ class Conv2d(AffineOp):
 
     def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
         def transpose(x: Tensor, padding: Pair, remainder: Pair) -> Tensor:
-            weight = params[self.weight]
-            return F.conv_transpose2d(
-                x, weight, None, self.stride, padding, remainder, groups=self.groups, dilation=self.dilation
-            )
+            return conv_transpose(x, params[self.weight], self.stride, padding, remainder, self.groups, self.dilation)
 
-        return (pull_back(coef, self._window(), self.input_shape, transpose),)
+        return (pull_back(coef, self.window, self.input_shape, transpose),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None if self.bias_key is None else params[self.bias_key][:, None, None]
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        return (self.out_channels, *self._window().grid(self.input_shape))
+        return (self.out_channels, *self.window.grid(self.input_shape))
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        found = F.conv2d(image_layout(x), weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return image_layout(found)
 
-    def _window(self) -> Window:
+    @property
+    def window(self) -> Window:
         (kh, kw), (dh, dw) = self.kernel, self.dilation
         return Window((dh * (kh - 1) + 1, dw * (kw - 1) + 1), self.stride, self.padding)
 

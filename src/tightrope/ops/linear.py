@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tightrope.core.bounds import Params, Shape
 from tightrope.core.coef import Coef, Dense
+from tightrope.core.lowering import matmul
 from tightrope.core.op import AffineOp
 
 
@@ -43,7 +44,7 @@ class Linear(AffineOp):
         return F.linear(radii[0], params[self.weight].abs())
 
     def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
-        return (Dense(coef.dense().value @ params[self.weight]),)
+        return (Dense(matmul(coef.dense().value, params[self.weight])),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None if self.bias_key is None else params[self.bias_key]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Params, Shape
 from tightrope.core.coef import Coef
-from tightrope.core.op import AffineOp, constant
+from tightrope.core.frame import Window
+from tightrope.core.op import POINT, AffineOp, constant
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Scale(AffineOp):
     def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
         factor = constant(params, self.factor, len(self.shape))
         return (coef.times(1.0 / factor if self.divide else factor),)
+
+    @property
+    def window(self) -> Window:
+        return POINT
 
     def bias(self, params: Params) -> Tensor | None:
         return None

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Params, Shape
 from tightrope.core.coef import Coef
-from tightrope.core.op import AffineOp, constant
+from tightrope.core.frame import Window
+from tightrope.core.op import POINT, AffineOp, constant
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Shift(AffineOp):
 
     def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
         return (coef,)
+
+    @property
+    def window(self) -> Window:
+        return POINT
 
     def bias(self, params: Params) -> Tensor | None:
         # A full tensor also for numbers: a bias always lives on the device and in the dtype of the params.

@@ -1,8 +1,8 @@
 """The one back-substitution engine: linear bounds of any node, pulled back to the input.
 
-A row ``coef . value`` of a node is bounded from below by replacing every node, from the output backwards, by its affine
-map or by one of its two lines: the lower one where the coefficient is positive, the upper one where it is negative. An
-upper bound is minus the lower bound of the negated row.
+A row ``coef . value`` of a node is bounded from above by replacing every node, from the output backwards, by its affine
+map or by one of its two lines: the upper one where the coefficient is positive, the lower one where it is negative. A
+lower bound is minus the upper bound of the negated row.
 
 Nodes before the first non-linear op are affine in the input. Rows that arrive there are evaluated at the values of the
 box's centre, c, and only |A^T row| . radius is left to be pulled back to the network's entry.
@@ -10,23 +10,24 @@ box's centre, c, and only |A^T row| . radius is left to be pulled back to the ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tightrope.core.bounds import Bounds, Interval, Lines, Params, Shape
 from tightrope.core.box import Box
 from tightrope.core.coef import Coef, Dense, identity
+from tightrope.core.frame import Pair
+from tightrope.core.lowering import can_recompute, chunk_entries
 from tightrope.core.network import INPUT, Network
 from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.spec import Spec
 from tightrope.relaxations._interval import Forward, forward_intervals
 from tightrope.relaxations._slopes import Rule
-
-# Entries of the largest coefficient tensor above which rows are treated in chunks. 16 MiB in float32: larger blocks are
-# slower on a CPU (measured from 2**20 to 2**30), since each is fetched from the system and returned anew.
-CHUNK_ENTRIES = 2**22
 
 
 def backward_bounds(
@@ -76,61 +77,122 @@ class Engine:
         self._forward = forward
         self._radius = forward.radii[INPUT]
         self._batch = self._radius.shape[0]
-        self._peak = 1  # entries of the largest coefficient of the latest rows
 
     def spec_bounds(self, spec: Spec) -> Tensor:
         """Lower bounds of the spec's rows, (batch, rows)."""
-        return self.lower_bounds(self.network.output, Dense(spec.matrix)) + spec.offset
 
-    def lower_bounds(self, target: str, coef: Coef) -> Tensor:
-        """Lower bounds of ``coef . target`` over the box, (batch, rows)."""
-        rows, self._peak = coef.rows, 1
-        prefix, centres = self.network.affine_prefix, self._forward.centres
-        bound = coef.dot(centres[target]) if target in prefix else coef.value.new_zeros(())
+        def upper(first: int, last: int) -> Tensor:
+            return self._upper_bounds(self.network.output, Dense(-spec.matrix[:, first:last]))
+
+        return spec.offset - torch.cat(self._in_chunks(upper, self.network.output, spec.matrix.shape[1], 1), 1)
+
+    def node_bounds(self, name: str) -> Interval:
+        """Both bounds of every entry of a node."""
+        shape = self.network.shapes[name]
+
+        def upper(first: int, last: int) -> Tensor:
+            return self._upper_bounds(name, identity(shape, first, last, self._radius))
+
+        found = [part.chunk(2, dim=1) for part in self._in_chunks(upper, name, shape[0], 2 * math.prod(shape[1:]))]
+        full = (self._batch, *shape)
+        above, below = (torch.cat(parts, 1).reshape(full) for parts in zip(*found, strict=True))
+        return Interval(-below, above)
+
+    def _in_chunks(self, upper: Callable[[int, int], Tensor], name: str, count: int, rows: int) -> list[Tensor]:
+        """``upper(first, last)`` over ``range(count)`` in pieces of bounded size; ``rows`` are the rows of one.
+
+        Several pieces are computed anew in the backward pass: keeping them would cost the memory that the pieces save,
+        and on a CPU more time than computing them in memory that is used again and again.
+        """
+        entries = rows * self._batch * _entries_of_a_row(self.network, name)
+        step = max(1, chunk_entries(self._radius.device) // entries)
+        pieces = [(first, min(first + step, count)) for first in range(0, count, step)]
+        if len(pieces) == 1 or not can_recompute():
+            return [upper(*piece) for piece in pieces]
+        return [checkpoint(upper, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+
+    def _upper_bounds(self, target: str, coef: Coef) -> Tensor:
+        """Upper bounds of ``coef . target`` over the box, (batch, rows)."""
+        centres, rows = self._forward.centres, coef.rows
+        # Nodes that are affine in what back-substitution ends with: their values at its centre are known.
+        affine = self.network.affine_prefix if self.lines else centres.keys()
+        bound = coef.dot(centres[target]) if target in affine else self._radius.new_zeros(())
         waiting: dict[str, Coef] = {target: coef}
         for node in reversed(self.network.nodes):
             here = waiting.pop(node.name, None) if node.name != self.network.entry else None
             if here is None:
                 continue
             if isinstance(node.op, AffineOp):
-                if node.name not in prefix:
-                    bound = bound + self._constant(here, node.op.bias(self.params), self.network.shapes[node.name])
+                if node.name not in affine and (bias := node.op.bias(self.params)) is not None:
+                    bound = bound + here.dot(bias.expand(self.network.shapes[node.name])[None])
                 pulled = node.op.adjoint(self.params, here)
             elif node.name in self.lines:
                 line, constant = here.through(self.lines[node.name])
                 pulled, bound = (line,), bound + constant
             else:
-                bound = bound + concretize(here, self._forward.intervals[node.name])
+                centre, radius = self._forward.middle(node.name)
+                bound = bound + here.dot_abs(radius)
+                if self.lines or node.name == target:
+                    bound = bound + here.dot(centre)
                 continue
             for name, part in zip(node.inputs, pulled, strict=True):
-                self._peak = max(self._peak, part.value.numel())
-                if name in prefix and node.name not in prefix:
+                if name in affine and node.name not in affine:
                     bound = bound + part.dot(centres[name])
                 waiting[name] = waiting[name].plus(part) if name in waiting else part
         if (entry := waiting.get(self.network.entry)) is not None:
-            bound = bound - entry.dot_abs(self._forward.radii[self.network.entry])
+            bound = bound + entry.dot_abs(self._forward.radii[self.network.entry])
         return bound.expand(self._batch, rows)
 
-    def node_bounds(self, name: str) -> Interval:
-        """Both bounds of every entry of a node, rows in chunks of bounded size."""
-        shape = self.network.shapes[name]
-        first, step = 0, 1  # the first chunk, of one row or channel, tells how large the others may be
-        lower, upper = [], []
-        while first < shape[0]:
-            last = min(first + step, shape[0])
-            found = self.lower_bounds(name, identity(shape, first, last, self._radius))
-            below, above = found.chunk(2, dim=1)
-            lower.append(below)
-            upper.append(-above)
-            first, step = last, max(1, CHUNK_ENTRIES * (last - first) // self._peak)
-        full = (self._batch, *shape)
-        return Interval(torch.cat(lower, 1).reshape(full), torch.cat(upper, 1).reshape(full))
 
-    def _constant(self, coef: Coef, bias: Tensor | None, shape: Shape) -> Tensor:
-        return coef.value.new_zeros(()) if bias is None else coef.dot(bias.expand(shape)[None])
+class _Row(NamedTuple):
+    """A row of a bound at some node, as far as its size goes.
+
+    Attributes:
+        extent: of its window; None once it is dense.
+        factor: rows of the window that the convolution below multiplies, see :class:`~tightrope.core.coef.Factored`; 0
+            before the first non-linear op, None once rows are multiplied out.
+        pulled: whether that convolution is passed.
+    """
+
+    extent: Pair | None
+    factor: int | None
+    pulled: bool = False
+
+    def entries(self, shape: Shape) -> int:
+        """That are stored for each row of a batch."""
+        if self.extent is None:
+            return math.prod(shape)
+        if self.factor is None:
+            return shape[0] * math.prod(self.extent)
+        return shape[0] * math.prod(self.extent) // self.factor if self.pulled else 1
+
+    def behind(self, op: AffineOp | ElementwiseOp, shape: Shape) -> _Row:
+        """The row at the input, of ``shape``, of an op."""
+        if self.extent is None:
+            return self
+        if isinstance(op, ElementwiseOp):
+            return self._replace(factor=self.extent[0] if self.factor == 0 else None)
+        if op.window is None:
+            return _Row(None, None)
+        extent = op.window.behind(self.extent)
+        if extent == self.extent:
+            return self
+        if math.prod(extent) >= math.prod(shape[1:]):
+            return _Row(None, None)
+        return _Row(extent, None if self.pulled else self.factor, pulled=bool(self.factor))
 
 
-def concretize(coef: Coef, interval: Interval) -> Tensor:
-    """The minimum of ``coef . x`` over an interval, (batch, rows)."""
-    centre, radius = (interval.lower + interval.upper) / 2, (interval.upper - interval.lower) / 2
-    return coef.dot(centre) - coef.dot_abs(radius)
+def _entries_of_a_row(network: Network, target: str) -> int:
+    """Coefficients that one row of a node takes where it takes most, on its way to the entry."""
+    rows = {target: _Row((1, 1) if len(network.shapes[target]) == 3 else None, 0)}
+    most = 1
+    for node in reversed(network.nodes):
+        if node.name in rows and node.name != network.entry:
+            assert isinstance(node.op, AffineOp | ElementwiseOp)
+            for name in node.inputs:
+                shape = network.shapes[name]
+                found = rows[node.name].behind(node.op, shape)
+                if name not in rows or rows[name].entries(shape) < found.entries(shape):
+                    rows[name] = found
+                most = max(most, found.entries(shape))
+    return most

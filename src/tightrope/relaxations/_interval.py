@@ -30,8 +30,12 @@ class Forward(NamedTuple):
         """Centre and half-width of a node."""
         if name in self.centres:
             return self.centres[name], self.radii[name]
-        lower, upper = self.intervals[name]
-        return (lower + upper) / 2, (upper - lower) / 2
+        return _middle(self.intervals[name])
+
+
+def _middle(interval: Interval) -> tuple[Tensor, Tensor]:
+    centre = 0.5 * (interval.lower + interval.upper)
+    return centre, interval.upper - centre
 
 
 def forward_intervals(
@@ -48,9 +52,10 @@ def forward_intervals(
     upper ends are formed where a non-linear op needs them. So centres before the first non-linear op are values of the
     network.
     """
-    found = Forward({}, {INPUT: (box.lower + box.upper) / 2}, {INPUT: (box.upper - box.lower) / 2})
+    found = Forward({}, {}, {})
+    found.intervals[INPUT] = Interval(*box)
+    found.centres[INPUT], found.radii[INPUT] = found.middle(INPUT)
     given = pre or {}
-    found.intervals[INPUT] = Interval(box.lower, box.upper)
     for node in network.nodes:
         if only is not None and node.name not in only:
             continue

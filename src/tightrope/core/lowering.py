@@ -1,0 +1,119 @@
+"""How the heavy operations run on a device: chosen by what a tensor is (device, type, shape), never by its values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tightrope.core.frame import Pair
+
+# Below so many multiplications the library call of a plain product costs less than what a better kernel saves.
+_LARGE = 2**22
+# Entries of the largest coefficient tensor, above which rows are bounded in chunks. On a CPU 16 MiB in float32: larger
+# blocks are slower (measured from 2**20 to 2**30), since each is fetched from the system and returned anew.
+_CHUNK = {"cpu": 2**22}
+_CHUNK_ELSEWHERE = 2**28
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, for a (..., k) and a matrix b (k, n).
+
+    Large float32 products on a CPU run as a 1 x 1 convolution: that of oneDNN uses AVX-512 on every processor that has
+    it, the matrix product of MKL on some only (2.1 times slower on an AMD EPYC; level on the others).
+    """
+    (k, n), rows = b.shape, a.numel() // max(1, a.shape[-1])
+    if not _has_onednn(a) or min(k, n) < 8 or rows < 256 or rows * k * n < _LARGE:
+        return a @ b
+    image = a.reshape(1, rows, 1, k).permute(0, 3, 1, 2)  # a view: pixels are rows, channels their entries
+    product = F.conv2d(image, b.t().reshape(n, k, 1, 1))
+    return product.permute(0, 2, 3, 1).reshape(*a.shape[:-1], n)
+
+
+def row_dot(rows: Tensor, x: Tensor) -> Tensor:
+    """The products of each sample's rows (batch, rows, n) with its vector (batch or 1, n): (batch, rows)."""
+    found: Tensor = _RowDot.apply(rows, x.expand(rows.shape[0], -1))  # type: ignore[no-untyped-call]
+    return found
+
+
+class _RowDot(torch.autograd.Function):
+    """One pass over the rows in each direction. As a matrix product with one column, or differentiated as the product
+    with one row that it is here, it costs a CPU up to ten."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor, x: Tensor) -> Tensor:
+        return torch.bmm(x[:, None], rows.transpose(1, 2))[:, 0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        rows, x = ctx.saved_tensors
+        return grad[:, :, None] * x[:, None], torch.bmm(grad[:, None], rows)[:, 0]
+
+
+def conv_transpose(
+    x: Tensor, weight: Tensor, stride: Pair, padding: Pair, output_padding: Pair, groups: int, dilation: Pair
+) -> Tensor:
+    """``conv_transpose2d``; into fewer channels than a vector register has, by plain convolutions where they do it.
+
+    Every offset of the stride is one plain convolution with every stride-th tap: their outputs fill the register.
+    """
+    few = weight.shape[1] < 8 and groups == 1 and dilation == (1, 1) and max(stride) > 1
+    if not (few and _has_onednn(x)):
+        return F.conv_transpose2d(x, weight, None, stride, padding, output_padding, groups, dilation)
+    (sh, sw), (ph, pw), (channels, out, kh, kw) = stride, padding, weight.shape
+    th, tw = -(-kh // sh), -(-kw // sw)  # taps of each offset
+    taps = F.pad(weight, (0, tw * sw - kw, 0, th * sh - kh)).reshape(channels, out, th, sh, tw, sw)
+    taps = taps.flip(2, 4).permute(3, 5, 1, 0, 2, 4).reshape(-1, channels, th, tw)
+    found = F.conv2d(x, image_layout(taps), None, 1, (th - 1, tw - 1))
+    count, _, rows, columns = found.shape
+    found = found.permute(0, 2, 3, 1).reshape(count, rows, columns, sh, sw, out).transpose(2, 3)
+    found = found.reshape(count, rows * sh, columns * sw, out).permute(0, 3, 1, 2)
+    height = (x.shape[2] - 1) * sh - 2 * ph + kh + output_padding[0]
+    width = (x.shape[3] - 1) * sw - 2 * pw + kw + output_padding[1]
+    short = (max(0, pw + width - columns * sw), max(0, ph + height - rows * sh))
+    found = F.pad(found, (0, short[0], 0, short[1])) if max(short) > 0 else found
+    return found[:, :, ph : ph + height, pw : pw + width]
+
+
+def image_layout(x: Tensor) -> Tensor:
+    """(n, channels, height, width) in the memory layout in which convolutions on its device are fastest.
+
+    On a CPU the channels lie innermost: transposed convolutions are three to five times as fast.
+    """
+    if not _has_onednn(x):
+        return x
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def flat(x: Tensor, start: int) -> Tensor:
+    """The axes from ``start`` on as one, those of images (the last three) with the channels innermost.
+
+    A view where :func:`image_layout` was. The order is the same for tensors of the same shape on the same device.
+    """
+    if x.ndim - start == 3 and _has_onednn(x):
+        x = x.movedim(start, -1)
+    return x.flatten(start)
+
+
+def chunk_entries(device: torch.device) -> int:
+    """Entries of the largest coefficient tensor above which rows are bounded in chunks."""
+    return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
+
+
+def can_recompute() -> bool:
+    """Whether gradients are taken, by plain autograd: mapped code cannot be run again, and compilers decide themselves."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is None
+
+
+def _has_onednn(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
