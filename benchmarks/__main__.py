@@ -1,4 +1,4 @@
-"""``python -m benchmarks training|population|all``, run from the repository root."""
+"""``python -m benchmarks SUITE``, run from the repository root: tables, a record and a picture of each suite."""
 
 from __future__ import annotations
 
@@ -7,34 +7,30 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 # Before PyTorch starts its threads: waiting threads that spin take the cores of those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints when it starts and stops
 
 import torch
 from rich.console import Console
 
-from benchmarks import memory, peers, population, report, training
+from benchmarks import evolution, memory, peers, report
 from benchmarks.environment import ROOT, environment, load_average
-from benchmarks.protocol import Effort, Group, Record, measure, use_setting
+from benchmarks.protocol import Effort, Record, use_setting
+from benchmarks.scaling import AXES
+from benchmarks.suites import SUITES, Suite
 from tightrope.core import registry
 
-SUITES = {"training": training, "population": population}
-QUICK: dict[str, dict[str, Any]] = {
-    "training": {"networks": ("cnn3",), "batches": (4,), "width": 4},
-    "population": {"pairs": 4, "images": 16, "chunks": (1, 4), "width": 4},
-}
-# Options of the command line that belong to one suite.
-OWN = {
-    "training": ("networks", "batches", "relaxations", "width"),
-    "population": ("pairs", "images", "chunks", "width"),
-}
+OURS = ("tightrope", "plain PyTorch", "PyTorch")
+PEERS = {"auto_LiRPA": peers.VERSION, "evotorch": evolution.VERSION}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run suites, print tables, write records.
+    """Run suites: print tables, write records and pictures.
 
     Returns:
         0; 1 if a contender of ours failed or contenders disagree.
@@ -45,37 +41,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("there is no GPU that PyTorch can use; take --device cpu")
     warnings.simplefilter("ignore")
     console = Console()
-    suites = list(SUITES) if options.suite == "all" else [options.suite]
-    devices = [options.device] if options.device else ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    if peers.VERSION is None and "training" in suites:
-        console.print("auto_LiRPA is not importable: no figures of peers (see benchmarks/README.md).")
+    for library in (name for name, version in PEERS.items() if version is None):
+        console.print(f"{library} is not importable: no figures of it (see benchmarks/README.md).")
     sound = True
-    for suite in suites:
-        for device in devices:
-            record = _run(suite, device, options, console)
-            name = f"{suite}-quick" if options.quick else suite
-            path = options.out / f"{name}-{device}.json"
+    for name in list(SUITES) if options.suite == "all" else [options.suite]:
+        for device in [options.device] if options.device else ["cpu"] + ["cuda"] * torch.cuda.is_available():
+            record = _run(name, SUITES[name], device, options, console)
+            path = options.out / f"{name}{'-quick' if options.quick else ''}-{device}.json"
             report.write(record, path)
-            console.print(f"Written to {path}\n")
+            SUITES[name].draw(record["groups"]).savefig(path.with_suffix(".png"), dpi=150)
+            console.print(f"Written to {path} and {path.with_suffix('.png').name}\n")
             sound = sound and all(_is_sound(group) for group in record["groups"])
     return 0 if sound else 1
 
 
-def _run(suite: str, device: str, options: argparse.Namespace, console: Console) -> Record:
-    effort = _effort(options)
-    module = SUITES[suite]
-    groups: list[Group] = module.groups(_suite_options(suite, device, options))
+def _run(name: str, suite: Suite, device: str, options: argparse.Namespace, console: Console) -> Record:
+    effort = _effort(suite, options)
+    groups = suite.groups(_suite_options(suite, device, options))
     use_setting(groups[0].setting)
     before = environment(device)
-    console.rule(f"{suite} on {before['gpu'] or before['cpu']}, {before['threads']} threads")
+    console.rule(f"{name} on {before['gpu'] or before['cpu']}, {before['threads']} threads")
     measured = []
     for group in groups:
         with console.status(group.name):
-            measured.append(measure(group, module.prepare, effort, memory.probe))
-        report.show(measured[-1], console)
+            measured.append(suite.measure(group, effort))
+        suite.show(measured[-1], console)
     return {
         "format": report.FORMAT,
-        "name": suite,
+        "name": name,
         "device": device,
         "quick": options.quick,
         "environment": before | {"load_average_after": load_average()},
@@ -83,6 +76,8 @@ def _run(suite: str, device: str, options: argparse.Namespace, console: Console)
             "order": "interleaved",
             "repeats": effort.repeats,
             "sample_seconds": effort.sample_seconds,
+            "patience_seconds": effort.patience,
+            "group_seconds": effort.group_seconds,
             "memory": "peak of one step in a fresh process beyond its set-up" if effort.memory else None,
             "memory_limit_gib": _limit(effort, device),
         },
@@ -90,25 +85,30 @@ def _run(suite: str, device: str, options: argparse.Namespace, console: Console)
     }
 
 
-def _effort(options: argparse.Namespace) -> Effort:
-    repeats = options.repeats or (5 if options.quick else Effort.repeats)
-    seconds = 0.05 if options.quick else Effort.sample_seconds
-    return Effort(repeats, seconds, options.memory, options.memory_limit)
+def _effort(suite: Suite, options: argparse.Namespace) -> Effort:
+    return Effort(
+        options.repeats or Effort.repeats,
+        0.05 if options.quick else Effort.sample_seconds,
+        options.memory and (suite.quick_memory if options.quick else suite.memory),
+        options.memory_limit,
+        options.patience,
+    )
 
 
 def _limit(effort: Effort, device: str) -> float | None:
     return memory.DEFAULT_LIMIT if effort.memory_limit is None and device == "cpu" else effort.memory_limit
 
 
-def _suite_options(suite: str, device: str, options: argparse.Namespace) -> Any:
-    given = {key: getattr(options, key) for key in OWN[suite] if getattr(options, key) is not None}
-    quick = QUICK[suite] if options.quick else {}
-    return SUITES[suite].Options(device=device, threads=options.threads, **(quick | given))
+def _suite_options(suite: Suite, device: str, options: argparse.Namespace) -> Any:
+    own = {option.name for option in fields(suite.options)} - {"device", "threads"}
+    given = {name: value for name, value in vars(options).items() if name in own and value is not None}
+    quick = suite.quick if options.quick else {}
+    return suite.options(device=device, threads=options.threads, **{**quick, **given})
 
 
 def _is_sound(group: Record) -> bool:
-    ours_ran = all(row["status"] != "failed" for row in group["contenders"] if peers.PREFIX not in row["name"])
-    return ours_ran and all(check["agrees"] for check in group["agreements"])
+    failed = [row for row in group.get("contenders", ()) if row["status"] == "failed" and row["library"] in OURS]
+    return not failed and all(check["agrees"] for check in group.get("agreements", ()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,16 +121,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=out, help="folder for the records (default: results/benchmarks)")
     parser.add_argument("--repeats", type=_positive, help=f"timed rounds (default: {Effort.repeats})")
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="what needs more is recorded as such")
-    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave peak memory out (faster)")
-    parser.add_argument("--width", type=_positive, help="channels of the first convolution")
-    cases = parser.add_argument_group("training")
+    patience = f"what takes longer a step is recorded as such (default: {Effort.patience:g})"
+    parser.add_argument("--patience", type=float, metavar="SECONDS", default=Effort.patience, help=patience)
+    alone = "leave out peak memory, and with it the trial run that shows what fits"
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help=alone)
+    cases = parser.add_argument_group("cases", "Each holds for the suites that have such cases.")
     cases.add_argument("--networks", type=_list_of(_name("models")), metavar="A,B")
-    cases.add_argument("--batches", type=_list_of(_positive), metavar="N,M")
+    cases.add_argument("--batches", type=_list_of(_positive), metavar="N,M", help="training, limit, profile")
     cases.add_argument("--relaxations", type=_list_of(_name("relaxations")), metavar="A,B")
+    cases.add_argument("--width", type=_positive, help="channels of the first convolution")
     people = parser.add_argument_group("population")
     people.add_argument("--pairs", type=_positive)
     people.add_argument("--images", type=_positive)
-    people.add_argument("--chunks", type=_list_of(_positive), metavar="N,M")
+    people.add_argument("--chunks", type=_list_of(_positive), metavar="N,M", help="pairs at once")
+    people.add_argument(
+        "--passes", type=_list_of(_positive), metavar="N,M", help="images a pass of the plain contenders"
+    )
+    people.add_argument("--memory-pairs", type=_few_and_many, metavar="FEW,MANY", help="whose peak memory is compared")
+    scales = parser.add_argument_group("scaling")
+    scales.add_argument("--axes", type=_list_of(_axis), metavar="A,B", help=f"of {', '.join(AXES)}")
+    scales.add_argument("--points", type=_positive, help="values of each axis, the smallest first")
     return parser
 
 
@@ -140,13 +150,25 @@ def _positive(text: str) -> int:
     return value
 
 
-def _name(kind: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in registry.names(kind):
-            raise argparse.ArgumentTypeError(f"unknown name {text!r}; known: {', '.join(registry.names(kind))}")
-        return text
+def _axis(text: str) -> str:
+    return _one_of(text, tuple(AXES))
 
-    return parse
+
+def _name(kind: str) -> Callable[[str], str]:
+    return lambda text: _one_of(text, registry.names(kind))
+
+
+def _one_of(text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"unknown name {text!r}; known: {', '.join(known)}")
+    return text
+
+
+def _few_and_many(text: str) -> tuple[int, ...]:
+    values = _list_of(_positive)(text)
+    if len(values) != 2 or values[0] == values[1]:
+        raise argparse.ArgumentTypeError(f"expected two different numbers such as 16,1024, got {text!r}")
+    return values
 
 
 def _list_of(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:

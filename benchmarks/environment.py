@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import tightrope
-from benchmarks import peers
+from benchmarks import evolution, peers
 from benchmarks.protocol import Record
 
 # Variables that change how fast PyTorch computes on the CPU.
@@ -34,7 +34,7 @@ def environment(device: str) -> Record:
         "uncommitted_changes": _uncommitted(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "peers": {"auto_LiRPA": peers.VERSION},
+        "peers": {"auto_LiRPA": peers.VERSION, "evotorch": evolution.VERSION},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cores": _cores(),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.protocol import Case, Prepared, Record, brief, failure, use_setting
+from benchmarks.protocol import Case, Effort, Prepared, Record, brief, failure, use_setting
 
 try:
     import resource
@@ -29,28 +29,27 @@ GIB, MIB = 2**30, 2**20
 DEFAULT_LIMIT = 12.0  # GiB, on the CPU
 GPU_SHARE = 0.9
 MARK = "benchmark result: "
-PATIENCE = 900  # seconds for one step of a case, set-up included
 
 
-def probe(case: Case, limit: float | None) -> Record:
+def probe(case: Case, effort: Effort) -> Record:
     """Run one step of a case in a fresh process.
 
     Args:
         case: what to run.
-        limit: GiB beyond its set-up; None for the default of the device.
+        effort: its memory limit and its patience count here.
 
     Returns:
         ``status`` ("ok", "does not fit", "too slow" or "failed"), ``peak_memory_mib`` if it ran, ``reason`` if not.
     """
-    order = json.dumps(asdict(case) | {"limit": limit})
+    order = json.dumps(asdict(case) | {"limit": effort.memory_limit})
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory"]
     try:
         done = subprocess.run(
-            command, input=order, capture_output=True, text=True, cwd=root, timeout=PATIENCE, check=False
+            command, input=order, capture_output=True, text=True, cwd=root, timeout=effort.patience, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"status": "too slow", "reason": f"one step takes more than {PATIENCE} s"}
+        return {"status": "too slow", "reason": f"one step takes more than {effort.patience:g} s"}
     for line in reversed(done.stdout.splitlines()):
         if line.startswith(MARK):
             result: Record = json.loads(line.removeprefix(MARK))

@@ -1,13 +1,14 @@
-"""Population throughput: one PGPE estimate of the gradient of the certified loss (IBP), noise generation included.
+"""Population throughput: one PGPE estimate of the gradient of a certified loss, noise generation included.
 
 Counted are loss evaluations times images. Contenders: our smoother with several chunk sizes, a plain Python loop that
-perturbs the weights of an ``nn.Module`` in place, and, as the mark to reach, as many images at unperturbed weights, in
-one batch and in batches of the population's size.
+perturbs the weights in place, evotorch's PGPE around the same loss, and, as the mark to reach, as many images at
+unperturbed weights, forward only, in passes of several sizes: the best of those is what the headline ratio is against.
+A second kind of group holds the peak memory of few pairs against that of many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,74 +17,66 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tightrope as tr
-from benchmarks.protocol import Agreement, Case, Group, Prepared
-from benchmarks.training import CLASSES, EPS, SEED, SHAPE, Problem, problem
+from benchmarks import evolution
+from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, Problem, loss_of, problem, width_of
+from benchmarks.protocol import Agreement, Case, Contender, Group, Prepared
 from tightrope.core import registry
+from tightrope.core.protocols import LossFn
 from tightrope.core.spec import Spec, margin_cross_entropy
 
 STD = 0.01
-LOOP, ONE_BATCH, BATCHES = "naive loop", "plain, one batch", "plain, batches"
+LOOP = "naive loop"
+BEST, BEST_PLAIN, BEST_EVOTORCH = "best chunk", "best plain", "best evotorch"
+
+# Where one step with the usual numbers would take minutes on a CPU. The memory cases take one step with many pairs.
+PAIRS = {"deeppoly": 16}
+MEMORY_IMAGES = {"ibp": 64, "crown_ibp": 16, "deeppoly": 2}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Size of the population and of its batch, and the chunks to try."""
+    """Size of the population and of its batch, the chunks and the plain passes to try."""
 
     device: str
     threads: int | None = None
-    network: str = "cnn3"
-    pairs: int = 16
+    networks: Sequence[str] = ("cnn3",)
+    relaxations: Sequence[str] = ("ibp", "crown_ibp", "deeppoly")
+    pairs: int | None = None
     images: int = 64
     chunks: Sequence[int] = (1, 4, 16)
-    width: int = 16
+    passes: Sequence[int] = (64, 256, 1024)
+    memory_pairs: Sequence[int] = (16, 1024)
+    width: int | None = None
 
 
 def groups(options: Options) -> list[Group]:
-    """One group."""
-    chunked = [f"chunk={size}" for size in options.chunks if size <= options.pairs]
-    setting: dict[str, Any] = {"network": options.network, "width": options.width, "eps": EPS, "std": STD}
-    setting |= {"relaxation": "ibp", "pairs": options.pairs, "images": options.images}
-    library = dict.fromkeys(chunked, "tightrope")
-    library |= {LOOP: "plain PyTorch", ONE_BATCH: "tightrope", BATCHES: "tightrope"}
-    name = f"PGPE, {options.network}, width {options.width}, {options.pairs} pairs, {options.images} images"
-    group = Group(
-        "population",
-        name,
-        setting | {"device": options.device, "threads": options.threads},
-        library,
-        2 * options.pairs * options.images,
-        "image evaluations/s",
-        tuple((name, over) for over in (LOOP, ONE_BATCH, BATCHES) for name in chunked),
-        tuple(Agreement("gradient", chunked[0], name, 1e-3) for name in chunked[1:])
-        + tuple(Agreement("loss", chunked[0], name) for name in (LOOP, ONE_BATCH, BATCHES)),
-    )
-    return [group]
+    """For each network and relaxation one of speed and one of memory."""
+    return [
+        make(options, network, relaxation)
+        for network in options.networks
+        for make in (_speed, _memory)
+        for relaxation in options.relaxations
+    ]
 
 
 def prepare(case: Case) -> Prepared:
     """Set one contender up."""
     setting, name = case.setting, case.contender
-    made = problem(setting["network"], setting["width"], setting["images"], setting["device"])
+    made = problem(setting, setting["images"])
     if name == LOOP:
-        return _loop(made, setting["pairs"])
-    if name == ONE_BATCH:
-        return _plain(made, 2 * setting["pairs"], 1)
-    if name == BATCHES:
-        return _plain(made, 1, 2 * setting["pairs"])
-    return _smoother(made, setting["pairs"], int(name.removeprefix("chunk=")))
+        return _loop(made, setting)
+    if name.startswith(evolution.PREFIX):
+        return _evotorch(made, setting)
+    if "images_per_pass" in setting:
+        return _plain(made, setting)
+    return _smoother(made, setting)
 
 
-def _loss_of(made: Problem, repeats: int = 1) -> tuple[Callable[..., Any], tr.Network, dict[str, Tensor]]:
-    net, params = tr.from_module(made.module, SHAPE)
-    box = tr.Box(made.box.lower.repeat(repeats, 1, 1, 1), made.box.upper.repeat(repeats, 1, 1, 1))
-    return tr.certified_loss(net, registry.create("relaxations", "ibp"), box, made.labels.repeat(repeats)), net, params
-
-
-def _smoother(made: Problem, pairs: int, chunk: int) -> Prepared:
-    loss, net, params = _loss_of(made)
+def smoother_step(loss: LossFn, net: tr.Network, params: Mapping[str, Tensor], pairs: int, chunk: int) -> Prepared:
+    """One PGPE estimate with the same noise in every step."""
     pgpe = registry.create("smoothers", "pgpe", pairs=pairs, chunk=chunk)
     state = pgpe.init(params, net.trainable)
-    device = made.labels.device
+    device = next(iter(params.values())).device
 
     def run() -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(SEED)
@@ -96,24 +89,117 @@ def _smoother(made: Problem, pairs: int, chunk: int) -> Prepared:
     return Prepared(run, facts)
 
 
-def _plain(made: Problem, repeats: int, passes: int) -> Prepared:
-    loss, _, params = _loss_of(made, repeats)
+def _speed(options: Options, network: str, relaxation: str) -> Group:
+    pairs = options.pairs or PAIRS.get(relaxation, 64)
+    setting = _setting(options, network, relaxation, options.images) | {"pairs": pairs}
+    chunks = [size for size in options.chunks if size <= pairs]
+    total = 2 * pairs * options.images
+    passes = sorted({size for size in options.passes if total % size == 0 == size % options.images} | {total})
+    ours = {f"chunk={size}": Contender("tightrope", {"chunk": size}) for size in chunks}
+    plain = {f"plain, {size} a pass": Contender("tightrope", {"images_per_pass": size}) for size in passes}
+    peers = {f"{evolution.PREFIX}chunk={size}": _evotorch_contender(size) for size in chunks if size > 1}
+    if evolution.VERSION is None:
+        peers = {}
+    families = {BEST: tuple(ours), BEST_PLAIN: tuple(plain), BEST_EVOTORCH: tuple(peers)}
+    references = (BEST_PLAIN, LOOP, *([BEST_EVOTORCH] if peers else []))
+    first, *others = ours
+    return Group(
+        "population",
+        f"PGPE, {relaxation}, {_described(setting)}, {pairs} pairs",
+        setting,
+        ours | {LOOP: Contender("plain PyTorch")} | plain | peers,
+        total,
+        "image evaluations/s",
+        tuple((BEST, over) for over in references) + tuple((name, BEST_PLAIN) for name in ours),
+        families,
+        tuple(Agreement("gradient", first, name, 1e-3) for name in others)
+        + tuple(Agreement("loss", first, name) for name in (LOOP, *plain, *peers)),
+    )
+
+
+def _memory(options: Options, network: str, relaxation: str) -> Group:
+    few, many = (f"{pairs} pairs" for pairs in options.memory_pairs)
+    images = min(options.images, MEMORY_IMAGES.get(relaxation, 2))
+    setting = _setting(options, network, relaxation, images) | {"chunk": min(4, *options.memory_pairs)}
+    counts = dict(zip((few, many), options.memory_pairs, strict=True))
+    return Group(
+        "population",
+        f"peak memory of PGPE, {relaxation}, {_described(setting)}, chunk {setting['chunk']}",
+        setting,
+        {name: Contender("tightrope", {"pairs": pairs}) for name, pairs in counts.items()},
+        images,
+        "image evaluations/s",
+        ((many, few),),
+        timed=False,
+    )
+
+
+def _setting(options: Options, network: str, relaxation: str, images: int) -> dict[str, Any]:
+    return {
+        "network": network,
+        "width": width_of(network, options.width),
+        "relaxation": relaxation,
+        "images": images,
+        "eps": EPS,
+        "std": STD,
+        "device": options.device,
+        "threads": options.threads,
+    }
+
+
+def _described(setting: Mapping[str, Any]) -> str:
+    return f"{setting['network']}, width {setting['width']}, {setting['images']} images"
+
+
+def _evotorch_contender(chunk: int) -> Contender:
+    return Contender(f"{evolution.PREFIX}{evolution.VERSION}", {"chunk": chunk})
+
+
+def _loss_of(made: Problem, relaxation: str, repeats: int = 1) -> tuple[LossFn, tr.Network, dict[str, Tensor]]:
+    net, params = tr.from_module(made.module, SHAPE)
+    box = tr.Box(made.box.lower.repeat(repeats, 1, 1, 1), made.box.upper.repeat(repeats, 1, 1, 1))
+    return loss_of(net, relaxation, box, made.labels.repeat(repeats)), net, dict(params)
+
+
+def _smoother(made: Problem, setting: Mapping[str, Any]) -> Prepared:
+    loss, net, params = _loss_of(made, setting["relaxation"])
+    return smoother_step(loss, net, params, setting["pairs"], setting["chunk"])
+
+
+def _plain(made: Problem, setting: Mapping[str, Any]) -> Prepared:
+    per_pass = setting["images_per_pass"]
+    loss, _, params = _loss_of(made, setting["relaxation"], per_pass // setting["images"])
+    passes = 2 * setting["pairs"] * setting["images"] // per_pass
 
     @torch.no_grad()
     def run() -> list[Tensor]:
         return [loss(params)[0] for _ in range(passes)]
 
-    return Prepared(run, lambda: {"loss": run()[0]})
+    return Prepared(run, lambda: {"loss": loss(params)[0].detach()})
 
 
-def _loop(made: Problem, pairs: int) -> Prepared:
-    """PGPE as it is written without a library: weights of a module changed in place, one member after the other."""
-    weights = list(made.module.parameters())
-    spec = tr.margin_spec(made.labels, CLASSES)
+def _evotorch(made: Problem, setting: Mapping[str, Any]) -> Prepared:
+    loss, net, params = _loss_of(made, setting["relaxation"])
+    peer = evolution.Evotorch(
+        lambda own: loss(own)[0], params, net.trainable, pairs=setting["pairs"], chunk=setting["chunk"], std=STD
+    )
+    return Prepared(peer.step, lambda: {"loss": peer.value(peer.centre).detach()})
+
+
+def _loop(made: Problem, setting: Mapping[str, Any]) -> Prepared:
+    """PGPE as it is written without a library: weights changed in place, one member after the other.
+
+    For interval bounds the loss is written without a library too; the other relaxations are ours.
+    """
+    pairs, spec = setting["pairs"], tr.margin_spec(made.labels, CLASSES)
+    loss, net, params = _loss_of(made, setting["relaxation"])
+    weights = [params[name].detach() for name in net.trainable]
     generator = torch.Generator(made.labels.device).manual_seed(SEED)
+    if setting["relaxation"] == "ibp":
+        weights = [weight.detach() for weight in made.module.parameters()]
 
     def value() -> Tensor:
-        return interval_loss(made.module, made.box, spec)
+        return interval_loss(made.module, made.box, spec) if setting["relaxation"] == "ibp" else loss(params)[0]
 
     @torch.no_grad()
     def run() -> list[Tensor]:
@@ -132,7 +218,7 @@ def _loop(made: Problem, pairs: int) -> Prepared:
             weight.copy_(centre)
         return grad
 
-    return Prepared(run, lambda: {"loss": value()})
+    return Prepared(run, lambda: {"loss": value().detach()})
 
 
 @torch.no_grad()
@@ -147,6 +233,8 @@ def interval_loss(module: nn.Module, box: tr.Box, spec: Spec) -> Tensor:
             radius = F.conv2d(radius, layer.weight.abs(), None, layer.stride, layer.padding)
         elif isinstance(layer, nn.Linear):
             centre, radius = layer(centre), F.linear(radius, layer.weight.abs())
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            centre, radius = layer(centre), (layer(radius) - layer(torch.zeros_like(radius))).abs()
         elif isinstance(layer, nn.ReLU):
             lower, upper = (centre - radius).relu(), (centre + radius).relu()
             centre, radius = (lower + upper) / 2, (upper - lower) / 2

@@ -4,6 +4,8 @@ A suite names **groups**; a group names **contenders** that do the same work in 
 runs once in a fresh process, which gives its peak memory and tells whether it fits at all. Those that fit are then
 warmed up and timed in one process, in turn (A B C A B C ...), so that a machine that slows down slows all of them.
 Every figure is a median with its extremes, and ratios are taken within a round before their median is.
+
+A contender that does not fit, or whose single step takes longer than anybody wants to wait, is recorded as such.
 """
 
 from __future__ import annotations
@@ -13,16 +15,20 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks import work
+
 Record = dict[str, Any]
 
 # A timed sample repeats a step at most this often, however short the step is.
 MAX_STEPS = 1000
+# Rounds that slow contenders get even if they take longer than a group should.
+MIN_ROUNDS = 3
 
 
 class Prepared(NamedTuple):
@@ -34,7 +40,7 @@ class Prepared(NamedTuple):
     """
 
     run: Callable[[], object]
-    facts: Callable[[], dict[str, Tensor]]
+    facts: Callable[[], dict[str, Tensor]] = dict
 
 
 class Sample(NamedTuple):
@@ -69,6 +75,18 @@ class Agreement:
     tolerance: float = 1e-4
 
 
+class Contender(NamedTuple):
+    """One way to do a group's work.
+
+    Attributes:
+        library: that does the work.
+        setting: what fixes it beyond the group's setting.
+    """
+
+    library: str
+    setting: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class Group:
     """Contenders that are timed together.
@@ -77,25 +95,31 @@ class Group:
         suite: module that prepares them.
         name: of the group, for people.
         setting: shared by all contenders.
-        contenders: library that does the work, by contender.
+        contenders: by name.
         units: items that one step processes.
         unit: what is counted per second.
-        ratios: pairs (of, over) of contenders whose throughputs are divided.
+        ratios: pairs (of, over) of contenders or families whose throughputs are divided.
+        families: names that stand for the fastest of several contenders in this run.
         agreements: what must hold for the comparison to be one.
+        timed: False if only the peak memory is wanted.
+        counted: whether to count the operations and bytes of a step.
     """
 
     suite: str
     name: str
     setting: Mapping[str, Any]
-    contenders: Mapping[str, str]
+    contenders: Mapping[str, Contender]
     units: int
     unit: str
     ratios: tuple[tuple[str, str], ...] = ()
+    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     agreements: tuple[Agreement, ...] = ()
+    timed: bool = True
+    counted: bool = False
 
     def case(self, contender: str) -> Case:
         """One contender of the group."""
-        return Case(self.suite, contender, self.setting)
+        return Case(self.suite, contender, {**self.setting, **self.contenders[contender].setting})
 
 
 @dataclass(frozen=True)
@@ -107,15 +131,19 @@ class Effort:
         sample_seconds: a round repeats a step until it should last this long.
         memory: whether to measure peak memory, each case in a process of its own.
         memory_limit: GiB that a case may use beyond its set-up; None: 12 on the CPU, 90 % of the memory of a GPU.
+        patience: seconds that one step may take, its process and set-up included.
+        group_seconds: no new round begins after that time, once three are done.
     """
 
     repeats: int = 5
     sample_seconds: float = 0.4
     memory: bool = True
     memory_limit: float | None = None
+    patience: float = 60.0
+    group_seconds: float = 90.0
 
 
-Probe = Callable[[Case, float | None], Record]
+Probe = Callable[[Case, Effort], Record]
 
 
 def measure(group: Group, prepare: Callable[[Case], Prepared], effort: Effort, probe: Probe) -> Record:
@@ -131,27 +159,27 @@ def measure(group: Group, prepare: Callable[[Case], Prepared], effort: Effort, p
         The group's part of the record.
     """
     rows: dict[str, Record] = {
-        name: {"name": name, "library": library, "status": "ok"} for name, library in group.contenders.items()
+        name: {"name": name, "library": each.library, "setting": dict(each.setting), "status": "ok"}
+        for name, each in group.contenders.items()
     }
-    if effort.memory:
+    if effort.memory or not group.timed:
         for name, row in rows.items():
-            row.update(probe(group.case(name), effort.memory_limit))
-    ready = _set_up(group, prepare, rows)
+            row.update(probe(group.case(name), effort))
+    ready = _set_up(group, prepare, rows) if group.timed else {}
+    if group.counted:
+        for name, prepared in ready.items():
+            rows[name]["work"] = work.count(prepared.run)
     steps = {name: _warm_up(case.run, effort.sample_seconds, group) for name, case in ready.items()}
-    samples = _rounds(ready, steps, effort.repeats, group.setting["device"])
-    seconds = {name: [sample.seconds for sample in each] for name, each in samples.items()}
+    samples = _rounds(ready, steps, effort, group.setting["device"])
     for name, each in samples.items():
-        rows[name]["steps_per_sample"] = steps[name]
-        rows[name]["seconds_per_step"] = {**summary(seconds[name]), "samples": seconds[name]}
-        rows[name]["cpu_seconds_per_step"] = summary([sample.cpu_seconds for sample in each])
-        rows[name]["throughput"] = summary([group.units / s for s in seconds[name]])
+        rows[name] |= _timings(each, steps[name], group.units)
     return {
         "name": group.name,
         "setting": dict(group.setting),
         "unit": group.unit,
         "units_per_step": group.units,
         "contenders": list(rows.values()),
-        "ratios": _ratios(group, seconds),
+        "ratios": _ratios(group, rows),
         "agreements": _agreements(group, ready),
     }
 
@@ -194,7 +222,8 @@ def use_setting(setting: Mapping[str, Any]) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def _synchronise(device: str) -> None:
+def synchronise(device: str) -> None:
+    """Wait for a GPU."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -227,31 +256,69 @@ def _warm_up(run: Callable[[], object], sample_seconds: float, group: Group) -> 
 
 def _sample(run: Callable[[], object], steps: int, device: str) -> Sample:
     """The mean of ``steps`` steps."""
-    _synchronise(device)
+    synchronise(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     for _ in range(steps):
         run()
-    _synchronise(device)
+    synchronise(device)
     return Sample((time.perf_counter() - start) / steps, (time.process_time() - cpu_start) / steps)
 
 
 def _rounds(
-    ready: Mapping[str, Prepared], steps: Mapping[str, int], repeats: int, device: str
+    ready: Mapping[str, Prepared], steps: Mapping[str, int], effort: Effort, device: str
 ) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {name: [] for name in ready}
-    for _ in range(repeats):
+    start = time.perf_counter()
+    for done in range(effort.repeats):
+        if done >= MIN_ROUNDS and time.perf_counter() - start > effort.group_seconds:
+            break
         for name, prepared in ready.items():
             samples[name].append(_sample(prepared.run, steps[name], device))
     return samples
 
 
-def _ratios(group: Group, seconds: Mapping[str, list[float]]) -> list[Record]:
-    """Throughput of one contender over that of another, round by round."""
-    return [
-        {"of": of, "over": over} | summary([b / a for a, b in zip(seconds[of], seconds[over], strict=True)])
-        for of, over in group.ratios
-        if of in seconds and over in seconds
-    ]
+def _timings(samples: Sequence[Sample], steps: int, units: int) -> Record:
+    seconds = [sample.seconds for sample in samples]
+    return {
+        "steps_per_sample": steps,
+        "seconds_per_step": {**summary(seconds), "samples": seconds},
+        "cpu_seconds_per_step": summary([sample.cpu_seconds for sample in samples]),
+        "throughput": summary([units / s for s in seconds]),
+    }
+
+
+def _ratios(group: Group, rows: Mapping[str, Record]) -> list[Record]:
+    """Throughput of one contender over that of another, round by round, and peak memory over peak memory."""
+    ratios = []
+    for of, over in group.ratios:
+        first, second = _stand_in(group, of, rows), _stand_in(group, over, rows)
+        if first is not None and second is not None:
+            names = {"of": of, "over": over, "contenders": [first["name"], second["name"]]}
+            ratios.append(names | _speed_ratio(first, second) | {"memory": _memory_ratio(first, second)})
+    return ratios
+
+
+def _stand_in(group: Group, name: str, rows: Mapping[str, Record]) -> Record | None:
+    """The row of a contender, or of the fastest of a family; None if none of them ran."""
+    ran = [rows[member] for member in group.families.get(name, (name,)) if rows[member]["status"] == "ok"]
+    return min(ran, key=median_seconds, default=None)
+
+
+def median_seconds(row: Record) -> float:
+    """Of one step; 0 where only memory was measured."""
+    return float(row["seconds_per_step"]["median"]) if "seconds_per_step" in row else 0.0
+
+
+def _speed_ratio(first: Record, second: Record) -> Record:
+    if "seconds_per_step" not in first:
+        return {}
+    a, b = first["seconds_per_step"]["samples"], second["seconds_per_step"]["samples"]
+    return summary([theirs / ours for ours, theirs in zip(a, b, strict=True)])
+
+
+def _memory_ratio(first: Record, second: Record) -> float | None:
+    a, b = first.get("peak_memory_mib"), second.get("peak_memory_mib")
+    return a / b if a and b else None
 
 
 def _agreements(group: Group, ready: Mapping[str, Prepared]) -> list[Record]:

@@ -1,26 +1,26 @@
 """Training throughput: one forward and backward pass of the certified loss, for each relaxation.
 
-MNIST shape, eps 0.1, random images in [0, 1] and random weights. The networks are taken without their normalisation
-layer, which would be the identity here: auto_LiRPA's patches cannot pass one. Both libraries get the same weights, box,
-margin matrix and loss, and their margins are compared in the same run.
+Both libraries get the same weights, box, margin matrix and loss, and differentiate the same weights, those of batch
+normalisation included; their margins are compared in the same run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import tightrope as tr
 from benchmarks import peers
-from benchmarks.protocol import Agreement, Case, Group, Prepared
+from benchmarks.problem import CLASSES, EPS, SHAPE, Problem, problem, training_step, width_of
+from benchmarks.protocol import Agreement, Case, Contender, Group, Prepared
 from tightrope.core import registry
 from tightrope.core.spec import margin_cross_entropy
 
-SHAPE, CLASSES, EPS, SEED = (1, 28, 28), 10, 0.1, 0
+RELAXATIONS = ("ibp", "hbox", "deepz", "crown_ibp", "deeppoly")
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,10 @@ class Options:
 
     device: str
     threads: int | None = None
-    networks: Sequence[str] = ("cnn3", "cnn5")
-    batches: Sequence[int] = (32, 4)
-    relaxations: Sequence[str] = ("ibp", "hbox", "deepz", "crown_ibp", "deeppoly")
-    width: int = 16
-
-
-class Problem(NamedTuple):
-    """A network with a batch to certify."""
-
-    module: nn.Module
-    box: tr.Box
-    labels: Tensor
+    networks: Sequence[str] = ("cnn3", "cnn5", "cnn7")
+    batches: Sequence[int] = (32, 8)
+    relaxations: Sequence[str] = RELAXATIONS
+    width: int | None = None
 
 
 def groups(options: Options) -> list[Group]:
@@ -50,59 +42,45 @@ def groups(options: Options) -> list[Group]:
 
 def prepare(case: Case) -> Prepared:
     """Set one contender up."""
-    setting = case.setting
-    made = problem(setting["network"], setting["width"], setting["batch"], setting["device"])
+    made = problem(case.setting, case.setting["batch"])
     if case.contender.startswith(peers.PREFIX):
         return _peer(made, case.contender.removeprefix(peers.PREFIX))
     return _ours(made, case.contender)
-
-
-def problem(network: str, width: int, batch: int, device: str) -> Problem:
-    """Weights and images are the same on every device, in every process."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = registry.create("models", network, input_shape=SHAPE, num_classes=CLASSES, width=width)
-        x, labels = torch.rand(batch, *SHAPE), torch.randint(CLASSES, (batch,))
-    return Problem(model.layers.to(device), tr.linf_box(x.to(device), EPS), labels.to(device))
 
 
 def _group(options: Options, network: str, batch: int) -> Group:
     shared = {name: peers.PREFIX + peers.METHODS[name] for name in options.relaxations if name in peers.METHODS}
     if peers.VERSION is None:
         shared = {}
-    libraries: dict[str, str] = {}
+    contenders: dict[str, Contender] = {}
     for name in options.relaxations:  # those that are compared run one after the other
-        libraries[name] = "tightrope"
+        contenders[name] = Contender("tightrope")
         if name in shared:
-            libraries[shared[name]] = f"{peers.PREFIX}{peers.VERSION}"
-    setting: dict[str, Any] = {"network": network, "width": options.width, "batch": batch, "eps": EPS}
+            contenders[shared[name]] = Contender(f"{peers.PREFIX}{peers.VERSION}")
+    width = width_of(network, options.width)
+    setting: dict[str, Any] = {"network": network, "width": width, "batch": batch, "eps": EPS}
     return Group(
         "training",
-        f"{network}, width {options.width}, batch {batch}",
+        f"{network}, width {width}, batch {batch}",
         setting | {"device": options.device, "threads": options.threads},
-        libraries,
+        contenders,
         batch,
         "images/s",
         tuple(shared.items()),
-        tuple(Agreement("margins", name, peer) for name, peer in shared.items()),
+        agreements=tuple(Agreement("margins", name, peer) for name, peer in shared.items()),
     )
 
 
 def _ours(made: Problem, name: str) -> Prepared:
     net, params = tr.from_module(made.module, SHAPE)
     relaxation = registry.create("relaxations", name)
-    loss = tr.certified_loss(net, relaxation, made.box, made.labels)
     spec = tr.margin_spec(made.labels, CLASSES)
-    leaves = {key: params[key].requires_grad_() for key in net.trainable}
-
-    def run() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss({**params, **leaves})[0], list(leaves.values()))
 
     @torch.no_grad()
     def facts() -> dict[str, Tensor]:
         return {"margins": relaxation.bounds(net, params, made.box, spec).margins}
 
-    return Prepared(run, facts)
+    return Prepared(training_step(made, name), facts)
 
 
 def _peer(made: Problem, method: str) -> Prepared:

@@ -1,0 +1,91 @@
+"""The suites by name: what each measures, prints and draws. A new suite is one file and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from benchmarks import figures, limit, memory, population, profile, protocol, report, scaling, training
+from benchmarks.protocol import Case, Effort, Group, Prepared, Record
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite.
+
+    Attributes:
+        options: what can be chosen; every option but ``device``, ``threads`` and ``small`` is one of the command line.
+        groups: what to measure.
+        measure: one group.
+        draw: the picture of all groups.
+        quick: options of a run that only shows that it works.
+        show: prints a group.
+        memory: whether peak memory is measured.
+        quick_memory: the same for quick runs, where fresh processes take most of the time.
+    """
+
+    options: Callable[..., Any]
+    groups: Callable[[Any], list[Group]]
+    measure: Callable[[Group, Effort], Record]
+    draw: Callable[[Sequence[Record]], Figure]
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    show: Callable[[Record, Console], None] = report.show
+    memory: bool = True
+    quick_memory: bool = False
+
+
+def _by_protocol(
+    prepare: Callable[[Case], Prepared], conclude: Callable[[Record], Record] = lambda group: group
+) -> Callable[[Group, Effort], Record]:
+    def measure(group: Group, effort: Effort) -> Record:
+        return conclude(protocol.measure(group, prepare, effort, memory.probe))
+
+    return measure
+
+
+SUITES = {
+    "training": Suite(
+        training.Options,
+        training.groups,
+        _by_protocol(training.prepare),
+        figures.bars,
+        {"networks": ("cnn3",), "batches": (4,), "width": 4},
+        quick_memory=True,
+    ),
+    "population": Suite(
+        population.Options,
+        population.groups,
+        _by_protocol(population.prepare),
+        figures.bars,
+        {"relaxations": ("ibp", "deeppoly"), "pairs": 4, "images": 16, "width": 4}
+        | {"chunks": (1, 4), "passes": (16, 64), "memory_pairs": (4, 16)},
+    ),
+    "scaling": Suite(
+        scaling.Options,
+        scaling.groups,
+        _by_protocol(scaling.prepare, scaling.conclude),
+        figures.slopes,
+        {"relaxations": ("ibp", "deeppoly"), "points": 2},
+    ),
+    "limit": Suite(
+        limit.Options,
+        limit.groups,
+        _by_protocol(limit.prepare, limit.conclude),
+        figures.limits,
+        {"networks": ("cnn3",), "batches": (4,), "width": 4, "small": True},
+        memory=False,
+    ),
+    "profile": Suite(
+        profile.Options,
+        profile.groups,
+        profile.measure,
+        figures.shares,
+        {"batches": (4,), "width": 4},
+        profile.show,
+        memory=False,
+    ),
+}
