@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.protocol import Record
 
 # Colours of Okabe and Ito: distinguishable with colour-blind eyes and in grey.
-OURS, PEER, PLAIN, MACHINE = "#0072B2", "#E69F00", "#56B4E9", "#999999"
+OURS, PEER, PLAIN, OTHER = "#0072B2", "#E69F00", "#56B4E9", "#999999"
+MEANING = {OURS: "Tightrope", PEER: "other libraries", PLAIN: "Tightrope, unperturbed weights", OTHER: "plain PyTorch"}
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 KINDS = {
     "product": "#0072B2",
@@ -37,6 +39,7 @@ def bars(groups: Sequence[Record]) -> Figure:
         for panel in panels[len(wanted) :]:
             panel.set_axis_off()
         _headline(panels, group)
+    _legend(figure, groups)
     return figure
 
 
@@ -47,6 +50,7 @@ def limits(groups: Sequence[Record]) -> Figure:
         _bars(panels[0], group, lambda row: _median(row, "gflop_per_second"), "GFLOP/s", share="product")
         _bars(panels[1], group, lambda row: _median(row, "gbyte_per_second"), "GB/s", share="copy")
         _headline(panels, group)
+    _legend(figure, groups)
     return figure
 
 
@@ -97,13 +101,19 @@ def _figure(width: float, height: float) -> Figure:
 def _rows_of_panels(groups: Sequence[Record], widths: tuple[float, float]) -> tuple[Figure, Sequence[Sequence[Axes]]]:
     """Two panels for each group, as high as it has contenders."""
     heights = [0.8 + INCH_A_BAR * len(group["contenders"]) for group in groups]
-    figure = _figure(10.0, sum(heights) + 0.4)
+    figure = _figure(10.0, sum(heights) + 0.7)
     return figure, figure.subplots(len(groups), 2, squeeze=False, width_ratios=widths, height_ratios=heights)
 
 
 def _headline(panels: Sequence[Axes], group: Record) -> None:
     panels[0].set_title(group["name"], loc="left", fontsize=9, fontweight="bold")
     panels[1].set_yticklabels([])
+
+
+def _legend(figure: Figure, groups: Sequence[Record]) -> None:
+    used = {_colour(row) for group in groups for row in group["contenders"]}
+    patches = [Patch(color=colour, label=label) for colour, label in MEANING.items() if colour in used]
+    figure.legend(handles=patches, loc="outside upper left", ncols=len(patches), frameon=False, fontsize=8)
 
 
 def _bars(
@@ -159,7 +169,7 @@ def _colour(row: Record) -> str:
     if row["library"].startswith(("auto_LiRPA", "evotorch")):
         return PEER
     if row["library"] != "tightrope":
-        return MACHINE
+        return OTHER
     return PLAIN if row["name"].startswith("plain") else OURS
 
 

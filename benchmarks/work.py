@@ -32,9 +32,10 @@ def count(run: Callable[[], object]) -> Record:
     return {"flop": flops.get_total_flops(), "bytes": traffic.bytes}
 
 
-# Operations that write a tensor without reading it, and those that only reserve memory.
-_OVERWRITING = {"aten::copy_", "aten::fill_", "aten::zero_", "aten::normal_"}
-_RESERVING = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
+# Operations that do not read their first argument, and those that only reserve memory.
+_NOT_READING = {"copy_", "fill_", "zero_", "normal_", "new_zeros", "new_ones", "new_full"}
+_NOT_READING |= {"zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
+_RESERVING = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
 class _Traffic(TorchDispatchMode):
@@ -53,9 +54,10 @@ class _Traffic(TorchDispatchMode):
 def _bytes(schema: Any, arguments: Sequence[object], results: Sequence[object]) -> int:
     read, written = _sizes(arguments), _sizes(results)
     is_view = not schema.is_mutable and written.keys() <= read.keys()
-    if is_view or schema.name in _RESERVING:
+    name = schema.name.removeprefix("aten::")
+    if is_view or name in _RESERVING:
         return 0
-    if schema.name in _OVERWRITING:
+    if name in _NOT_READING:
         read = _sizes(arguments[1:])
     return sum(read.values()) + sum(written.values())
 

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from benchmarks import memory, population, profile, scaling, training
+from benchmarks.problem import SHAPE, loss_of, problem
+from benchmarks.protocol import Case, Contender, Effort, Group, Prepared, measure
+
+import tightrope as tr
 
 ROOT = Path(__file__).resolve().parents[2]
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def run(out: Path, *arguments: str) -> dict[str, Any]:
@@ -19,9 +26,16 @@ def run(out: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks", *arguments, "--quick", "--device", "cpu", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (out / f"{suite}-quick-cpu.png").read_bytes().startswith(PNG)
     text = (out / f"{suite}-quick-cpu.json").read_text(encoding="utf-8")
     assert str(ROOT) not in text
-    return json.loads(text)
+    record = json.loads(text)
+    assert record["format"] == "tightrope-benchmark/1"
+    assert (record["name"], record["device"], record["quick"]) == (suite, "cpu", True)
+    assert {"date", "tightrope", "torch", "peers", "cpu", "cores", "threads", "gpu", "commit"} <= set(
+        record["environment"]
+    )
+    return record
 
 
 def check_summary(summary: dict[str, float]) -> None:
@@ -36,19 +50,24 @@ def check_contender(row: dict[str, Any], repeats: int) -> None:
 
 
 def test_population_record(tmp_path: Path) -> None:
-    sizes = ("--pairs", "2", "--images", "4", "--chunks", "1,2", "--width", "2")
-    record = run(tmp_path, "population", "--no-memory", *sizes)
-    assert record["format"] == "tightrope-benchmark/1"
-    assert (record["name"], record["device"], record["quick"]) == ("population", "cpu", True)
-    assert {"date", "tightrope", "torch", "cpu", "cores", "threads", "gpu", "commit"} <= set(record["environment"])
+    sizes = ("--pairs", "2", "--images", "4", "--chunks", "1,2", "--passes", "4,8", "--width", "2")
+    record = run(tmp_path, "population", "--relaxations", "ibp", "--memory-pairs", "2,8", *sizes)
     assert record["protocol"]["repeats"] >= 5
-    (group,) = record["groups"]
-    names = [row["name"] for row in group["contenders"]]
-    assert names == ["chunk=1", "chunk=2", "naive loop", "plain, one batch", "plain, batches"]
-    for row in group["contenders"]:
+    speed, peak = record["groups"]
+    rows = {row["name"]: row for row in speed["contenders"] if not row["library"].startswith("evotorch")}
+    plain = ["plain, 4 a pass", "plain, 8 a pass", "plain, 16 a pass"]
+    assert list(rows) == ["chunk=1", "chunk=2", "naive loop", *plain]
+    for row in rows.values():
         check_contender(row, record["protocol"]["repeats"])
-    assert all(ratio["of"] in names and ratio["over"] in names for ratio in group["ratios"])
-    assert [check["agrees"] for check in group["agreements"]] == [True] * 4
+    headline = speed["ratios"][0]
+    assert (headline["of"], headline["over"]) == ("best chunk", "best plain")
+    fastest = min(plain, key=lambda name: rows[name]["seconds_per_step"]["median"])
+    assert headline["contenders"][1] == fastest
+    assert all(check["agrees"] for check in speed["agreements"])
+    assert len(speed["agreements"]) >= 1 + 1 + len(plain)
+    assert [row["setting"]["pairs"] for row in peak["contenders"]] == [2, 8]
+    assert all(row["peak_memory_mib"] > 0 and "throughput" not in row for row in peak["contenders"])
+    assert peak["ratios"][0]["memory"] > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory and its limit are measured on Linux")
@@ -62,3 +81,92 @@ def test_training_record_says_what_does_not_fit(tmp_path: Path) -> None:
     assert rows["deeppoly"]["status"] == "does not fit"
     assert rows["deeppoly"]["reason"] == "needs more than 0.03 GiB beyond its set-up"
     assert "throughput" not in rows["deeppoly"]
+
+
+def test_scaling_record(tmp_path: Path) -> None:
+    record = run(tmp_path, "scaling", "--relaxations", "ibp", "--axes", "depth,specs,pairs")
+    assert [group["setting"]["axis"] for group in record["groups"]] == ["depth", "specs", "pairs"]
+    for group in record["groups"]:
+        axis = group["setting"]["axis"]
+        points = [(row["setting"][axis], row["seconds_per_step"]["median"]) for row in group["contenders"]]
+        assert group["slopes"] == {"time": scaling.slopes(points), "memory": None}
+
+
+def test_limit_record(tmp_path: Path) -> None:
+    (group,) = run(tmp_path, "limit", "--relaxations", "ibp", "--width", "2")["groups"]
+    rows = {row["name"]: row for row in group["contenders"]}
+    assert rows["product, square"]["work"]["flop"] == 2 * 128 * 2048 * 2048
+    assert rows["copy"]["work"] == {"flop": 0, "bytes": 2 * 2**24}
+    assert rows["copy"]["share_of_copy"]["median"] == 1
+    assert max(row["share_of_product"]["max"] for name, row in rows.items() if "product" in name) == 1
+    assert rows["ibp"]["gflop_per_second"]["median"] > 0
+
+
+def test_profile_record(tmp_path: Path) -> None:
+    (group,) = run(tmp_path, "profile", "--network", "cnn3", "--relaxation", "deeppoly", "--batch", "2")["groups"]
+    assert group["setting"]["batch"] == 2
+    assert sum(group["shares"].values()) == pytest.approx(1)
+    shares = [row["share"] for row in group["top"]]
+    assert shares == sorted(shares, reverse=True)
+    assert {"product", "convolution", "elementwise"} <= set(group["shares"])
+
+
+def test_a_step_that_takes_too_long_is_recorded_as_such() -> None:
+    case = Case("training", "ibp", {"network": "cnn3", "width": 2, "batch": 1, "device": "cpu"})
+    found = memory.probe(case, Effort(patience=0.01))
+    assert found == {"status": "too slow", "reason": "one step takes more than 0.01 s"}
+
+
+def test_a_contender_that_fails_does_not_end_the_run_of_the_others() -> None:
+    def prepare(case: Case) -> Prepared:
+        if case.contender == "bad":
+            raise ValueError(f"no {case.setting['size']}")
+        return Prepared(lambda: None)
+
+    contenders = {"bad": Contender("x", {"size": 3}), "good": Contender("x"), "other": Contender("x")}
+    families = {"any": ("bad", "good"), "none": ("bad",)}
+    ratios = (("other", "any"), ("other", "none"), ("bad", "good"))
+    group = Group("s", "g", {"device": "cpu", "size": 1}, contenders, 1, "steps/s", ratios, families)
+    record = measure(group, prepare, Effort(2, 1e-4, memory=False), memory.probe)
+    rows = {row["name"]: row for row in record["contenders"]}
+    assert (rows["bad"]["status"], rows["bad"]["reason"]) == ("failed", "ValueError: no 3")
+    check_contender(rows["good"], 2)
+    assert [ratio["contenders"] for ratio in record["ratios"]] == [["other", "good"]]
+
+
+def test_slopes_are_the_exponents_of_power_laws() -> None:
+    points = [(x, 5.0 * x**1.5) for x in (1, 2, 8, 32)]
+    assert scaling.slopes(points) == {"least_squares": 1.5, "last": 1.5}
+    assert scaling.slopes([(1, 0.0), (2, 3.0)]) is None
+
+
+@pytest.mark.parametrize("network", ["cnn3", "cnn7"])
+def test_the_naive_loop_computes_our_loss(network: str) -> None:
+    made = problem({"network": network, "width": 2, "device": "cpu"}, 3)
+    net, params = tr.from_module(made.module, SHAPE)
+    ours = loss_of(net, "ibp", made.box, made.labels)(params)[0]
+    naive = population.interval_loss(made.module, made.box, tr.margin_spec(made.labels, 10))
+    torch.testing.assert_close(naive, ours)
+
+
+def test_batch_normalisation_has_the_statistics_of_the_images_and_trained_weights() -> None:
+    made = problem({"network": "cnn7", "width": 2, "device": "cpu"}, 3)
+    assert not any(layer.training for layer in made.module.modules())
+    net, _ = tr.from_module(made.module, SHAPE)
+    first = made.module[1]
+    assert isinstance(first, torch.nn.BatchNorm2d)
+    assert float(first.running_mean.abs().min()) > 0
+    assert {"1.weight", "1.bias"} <= set(net.trainable)
+    assert not any("running" in name for name in net.trainable)
+
+
+def test_every_network_has_its_group_at_every_batch() -> None:
+    names = [group.name for group in training.groups(training.Options("cpu"))]
+    expected = [("cnn3", 16), ("cnn5", 16), ("cnn7", 64)]
+    assert names == [f"{net}, width {width}, batch {batch}" for net, width in expected for batch in (32, 8)]
+
+
+def test_kinds_of_operations() -> None:
+    names = ("aten::addmm", "aten::convolution_backward", "aten::where", "aten::sum", "aten::cat", "aten::view")
+    kinds = ["product", "convolution", "elementwise", "reduction", "movement", "other"]
+    assert [profile.kind_of(name) for name in names] == kinds
