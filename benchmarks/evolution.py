@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 try:
-    import evotorch
-    from evotorch.algorithms import functional
+    import evotorch  # type: ignore[import-not-found]
+    from evotorch.algorithms import functional  # type: ignore[import-not-found]
 except ImportError:
     evotorch = None
 

@@ -98,11 +98,12 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _rows_of_panels(groups: Sequence[Record], widths: tuple[float, float]) -> tuple[Figure, Sequence[Sequence[Axes]]]:
+def _rows_of_panels(groups: Sequence[Record], widths: tuple[float, float]) -> tuple[Figure, list[list[Axes]]]:
     """Two panels for each group, as high as it has contenders."""
     heights = [0.8 + INCH_A_BAR * len(group["contenders"]) for group in groups]
     figure = _figure(10.0, sum(heights) + 0.7)
-    return figure, figure.subplots(len(groups), 2, squeeze=False, width_ratios=widths, height_ratios=heights)
+    panels = figure.subplots(len(groups), 2, squeeze=False, width_ratios=widths, height_ratios=heights)
+    return figure, panels.tolist()
 
 
 def _headline(panels: Sequence[Axes], group: Record) -> None:
@@ -194,13 +195,13 @@ def _lines(panel: Axes, groups: Sequence[Record], kind: str) -> None:
     ticks: set[int] = set()
     for colour, group in zip(LINES, groups, strict=False):
         axis = group["setting"]["axis"]
-        rows = [row for row in group["contenders"] if row["status"] == "ok" and value_of(row)]
-        if not rows:
+        points = [(row["setting"][axis], value) for row in group["contenders"] if (value := value_of(row))]
+        if not points:
             continue
-        places = [row["setting"][axis] for row in rows]
+        places, values = zip(*points, strict=True)
         slope = group["slopes"][kind]
         label = group["setting"]["relaxation"] + (f", slope {slope['least_squares']:.2f}" if slope else "")
-        panel.plot(places, [value_of(row) for row in rows], "o-", color=colour, markersize=3.5, label=label)
+        panel.plot(places, values, "o-", color=colour, markersize=3.5, label=label)
         ticks |= set(places)
     panel.set_xscale("log")
     panel.set_yscale("log")

@@ -29,8 +29,8 @@ LOOP = "naive loop"
 BEST, BEST_PLAIN, BEST_EVOTORCH = "best chunk", "best plain", "best evotorch"
 
 # Where one step with the usual numbers would take minutes on a CPU. The memory cases take one step with many pairs.
-PAIRS = {"deeppoly": 16}
-MEMORY_IMAGES = {"ibp": 64, "crown_ibp": 16, "deeppoly": 2}
+PAIRS = {"deeppoly": 8}
+MEMORY_IMAGES = {"ibp": 64, "crown_ibp": 2}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _speed(options: Options, network: str, relaxation: str) -> Group:
 
 def _memory(options: Options, network: str, relaxation: str) -> Group:
     few, many = (f"{pairs} pairs" for pairs in options.memory_pairs)
-    images = min(options.images, MEMORY_IMAGES.get(relaxation, 2))
+    images = min(options.images, MEMORY_IMAGES.get(relaxation, 1))
     setting = _setting(options, network, relaxation, images) | {"chunk": min(4, *options.memory_pairs)}
     counts = dict(zip((few, many), options.memory_pairs, strict=True))
     return Group(

@@ -28,7 +28,7 @@ class Suite:
         quick_memory: the same for quick runs, where fresh processes take most of the time.
     """
 
-    options: Callable[..., Any]
+    options: type[Any]
     groups: Callable[[Any], list[Group]]
     measure: Callable[[Group, Effort], Record]
     draw: Callable[[Sequence[Record]], Figure]
