@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, suite: Suite, device: str, options: argparse.Namespace, console: Console) -> Record:
     effort = _effort(suite, options)
-    groups = suite.groups(_suite_options(suite, device, options))
+    groups = [group for group in suite.groups(_suite_options(suite, device, options)) if group.timed or options.memory]
     use_setting(groups[0].setting)
     before = environment(device)
     console.rule(f"{name} on {before['gpu'] or before['cpu']}, {before['threads']} threads")

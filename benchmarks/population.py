@@ -18,13 +18,11 @@ from torch.nn import functional as F
 
 import tightrope as tr
 from benchmarks import evolution
-from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, Problem, loss_of, problem, width_of
+from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, STD, Problem, loss_of, problem, smoother_step, width_of
 from benchmarks.protocol import Agreement, Case, Contender, Group, Prepared
-from tightrope.core import registry
 from tightrope.core.protocols import LossFn
 from tightrope.core.spec import Spec, margin_cross_entropy
 
-STD = 0.01
 LOOP = "naive loop"
 BEST, BEST_PLAIN, BEST_EVOTORCH = "best chunk", "best plain", "best evotorch"
 
@@ -70,23 +68,6 @@ def prepare(case: Case) -> Prepared:
     if "images_per_pass" in setting:
         return _plain(made, setting)
     return _smoother(made, setting)
-
-
-def smoother_step(loss: LossFn, net: tr.Network, params: Mapping[str, Tensor], pairs: int, chunk: int) -> Prepared:
-    """One PGPE estimate with the same noise in every step."""
-    pgpe = registry.create("smoothers", "pgpe", pairs=pairs, chunk=chunk)
-    state = pgpe.init(params, net.trainable)
-    device = next(iter(params.values())).device
-
-    def run() -> dict[str, Tensor]:
-        generator = torch.Generator(device).manual_seed(SEED)
-        grad: dict[str, Tensor] = pgpe.estimate(loss, params, state, std=STD, generator=generator).grad
-        return grad
-
-    def facts() -> dict[str, Tensor]:
-        return {"gradient": torch.cat([g.flatten() for g in run().values()]), "loss": loss(params)[0]}
-
-    return Prepared(run, facts)
 
 
 def _speed(options: Options, network: str, relaxation: str) -> Group:

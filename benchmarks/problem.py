@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import tightrope as tr
+from benchmarks.protocol import Prepared
 from tightrope.core import registry
 from tightrope.core.protocols import LossFn
 from tightrope.core.spec import Spec
 
-SHAPE, CLASSES, EPS, SEED = (1, 28, 28), 10, 0.1, 0
+SHAPE, CLASSES, EPS, STD, SEED = (1, 28, 28), 10, 0.1, 0.01, 0
 
 # Widths that the field uses; others are 16.
 WIDTHS = {"cnn7": 64}
@@ -77,6 +78,25 @@ def training_step(made: Problem, relaxation: str, target: Tensor | Spec | None =
         return torch.autograd.grad(loss({**params, **leaves})[0], list(leaves.values()))
 
     return run
+
+
+def smoother_step(
+    loss: LossFn, net: tr.Network, params: Mapping[str, Tensor], pairs: int, chunk: int | str
+) -> Prepared:
+    """One PGPE estimate, with the same noise in every step; its gradient and the loss itself as facts."""
+    pgpe = registry.create("smoothers", "pgpe", pairs=pairs, chunk=chunk)
+    state = pgpe.init(params, net.trainable)
+    device = next(iter(params.values())).device
+
+    def run() -> dict[str, Tensor]:
+        generator = torch.Generator(device).manual_seed(SEED)
+        grad: dict[str, Tensor] = pgpe.estimate(loss, params, state, std=STD, generator=generator).grad
+        return grad
+
+    def facts() -> dict[str, Tensor]:
+        return {"gradient": torch.cat([g.flatten() for g in run().values()]), "loss": loss(params)[0]}
+
+    return Prepared(run, facts)
 
 
 @torch.no_grad()

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 import tightrope as tr
-from benchmarks.population import smoother_step
-from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, Problem, loss_of, problem, training_step
+from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, Problem, loss_of, problem, smoother_step, training_step
 from benchmarks.protocol import Case, Contender, Group, Prepared, Record, median_seconds
 from tightrope.core.spec import Spec
 
