@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from tightrope.core.bounds import Lines, Shape
 from tightrope.core.frame import Frame, Window
-from tightrope.core.lowering import flat, matmul, row_dot
+from tightrope.core.lowering import flat_rows, image_layout, matmul, row_dot
 
 Transpose = Callable[[Tensor], Tensor]
 """A map's adjoint without padding, (n, channels, *kernel) -> (n, input channels, *larger)."""
@@ -65,11 +65,12 @@ class Dense:
 
         Positive coefficients take the upper line, negative ones the lower.
         """
-        positive, gap = self.value.relu(), lines.upper_slope - lines.lower_slope
-        pulled = torch.addcmul(self.value * lines.lower_slope[:, None], positive, gap[:, None])
+        value = _images(self.value)
+        positive, gap = value.relu(), lines.upper_slope - lines.lower_slope
+        pulled = torch.addcmul(value * lines.lower_slope[:, None], positive, gap[:, None])
         constant = _dot(positive, lines.upper_bias)
         if lines.lower_bias is not None:
-            constant = constant + _dot(self.value - positive, lines.lower_bias)
+            constant = constant + _dot(value - positive, lines.lower_bias)
         return Dense(pulled), constant
 
 
@@ -329,9 +330,14 @@ def _rows(plus: Tensor, minus: Tensor) -> Tensor:
     return torch.cat([plus, minus], 2).transpose(1, 2).flatten(1)
 
 
+def _images(value: Tensor) -> Tensor:
+    """(batch, rows, *shape), of images in their fastest layout."""
+    return image_layout(value.flatten(0, 1)).unflatten(0, value.shape[:2]) if value.ndim == 5 else value
+
+
 def _dot(coef: Tensor, x: Tensor) -> Tensor:
     """(batch or 1, rows, *shape) times (batch or 1, *shape) -> (batch or 1, rows)."""
-    coef, x = flat(coef, 2), flat(x, 1)
+    coef, x = flat_rows(coef, x)
     if coef.shape[0] == 1:  # one matrix for the whole batch
         return x @ coef[0].T
     return row_dot(coef, x)

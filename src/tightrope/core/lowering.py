@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tightrope.core.frame import Pair
 
 # Below so many multiplications the library call of a plain product costs less than what a better kernel saves.
-_LARGE = 2**22
+_LARGE = 2**24
 # Entries of the largest coefficient tensor, above which rows are bounded in chunks. On a CPU 16 MiB in float32: larger
 # blocks are slower (measured from 2**20 to 2**30), since each is fetched from the system and returned anew.
 _CHUNK = {"cpu": 2**22}
@@ -25,7 +25,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     it, the matrix product of MKL on some only (2.1 times slower on an AMD EPYC; level on the others).
     """
     (k, n), rows = b.shape, a.numel() // max(1, a.shape[-1])
-    if not _has_onednn(a) or min(k, n) < 8 or rows < 256 or rows * k * n < _LARGE:
+    if not _has_onednn(a) or min(k, n) < 16 or rows < 256 or rows * k * n < _LARGE:
         return a @ b
     image = a.reshape(1, rows, 1, k).permute(0, 3, 1, 2)  # a view: pixels are rows, channels their entries
     product = F.conv2d(image, b.t().reshape(n, k, 1, 1))
@@ -90,17 +90,19 @@ def image_layout(x: Tensor) -> Tensor:
     """
     if not _has_onednn(x):
         return x
+    if x.shape[1] == 1:  # either layout is the other, and only the strides tell a convolution which to answer in
+        return x.squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2)
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def flat(x: Tensor, start: int) -> Tensor:
-    """The axes from ``start`` on as one, those of images (the last three) with the channels innermost.
+def flat_rows(rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (batch, rows, *shape) and values (batch, *shape) with the axes of the shape as one.
 
-    A view where :func:`image_layout` was. The order is the same for tensors of the same shape on the same device.
+    In the order in which the rows lie in memory, as they are many and the values few.
     """
-    if x.ndim - start == 3 and _has_onednn(x):
-        x = x.movedim(start, -1)
-    return x.flatten(start)
+    if rows.ndim == 5 and rows.stride(2) < rows.stride(4):
+        rows, x = rows.movedim(2, -1), x.movedim(1, -1)
+    return rows.flatten(2), x.flatten(1)
 
 
 def chunk_entries(device: torch.device) -> int:
@@ -109,7 +111,7 @@ def chunk_entries(device: torch.device) -> int:
 
 
 def can_recompute() -> bool:
-    """Whether gradients are taken, by plain autograd: mapped code cannot be run again, and compilers decide themselves."""
+    """Whether gradients are taken, by plain autograd: mapped code cannot run again, and compilers decide themselves."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is None

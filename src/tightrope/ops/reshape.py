@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Params, Shape
 from tightrope.core.coef import Coef, Dense
-from tightrope.core.lowering import image_layout
 from tightrope.core.op import AffineOp
 
 
@@ -53,8 +52,7 @@ class Reshape(AffineOp):
 
     def adjoint(self, params: Params, coef: Coef) -> tuple[Coef, ...]:
         value = coef.dense().value
-        rows = value.flatten(0, 1).reshape(-1, *self.before)
-        return (Dense((image_layout(rows) if rows.ndim == 4 else rows).unflatten(0, value.shape[:2])),)
+        return (Dense(value.reshape(*value.shape[:2], *self.before)),)
 
     def bias(self, params: Params) -> Tensor | None:
         return None
