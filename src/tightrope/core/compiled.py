@@ -17,6 +17,9 @@ from tightrope.errors import InputError
 StepLoss = Callable[..., tuple[Tensor, Metrics]]
 """A loss of the params and of what changes from step to step: ``loss(params, *inputs)``, pure."""
 
+Backend = str | Callable[..., Any]
+"""As ``torch.compile`` takes it."""
+
 INDUCTOR = "inductor"
 """The backend that makes kernels. Those without one (``eager``, ``aot_eager``) trace in the same way, much faster."""
 
@@ -40,7 +43,7 @@ class Compiled:
     """
 
     function: StepLoss
-    backend: str = INDUCTOR
+    backend: Backend = INDUCTOR
     _versions: dict[int | None, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, *inputs: Any) -> CompiledLoss:
@@ -105,7 +108,7 @@ def at_members(loss: LossFn, own: Params, shared: Params) -> tuple[Tensor, Metri
     return values
 
 
-def check_compiler(device: torch.device, backend: str = INDUCTOR) -> None:
+def check_compiler(device: torch.device, backend: Backend = INDUCTOR) -> None:
     """Compile one addition, to find out before any work starts whether compiling works here.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
-from tightrope.core.compiled import Compiled, StepLoss
+from tightrope.core.compiled import Backend, Compiled, StepLoss
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.precision import Precision, float32_products
@@ -68,7 +68,7 @@ class Job:
     flip: bool
     pad: int
     seed: int
-    backend: str | None = None
+    backend: Backend | None = None
     precision: Precision = "highest"
 
     @property
