@@ -122,9 +122,9 @@ def check_compiler(device: torch.device, backend: Backend = INDUCTOR) -> None:
         needed = "a C++ compiler and Python's headers (on Debian: apt install g++ python3-dev; or set CXX)"
         if device.type == "cuda":
             needed = "Triton and a C compiler (on Debian: apt install gcc)"
-        reason = " ".join(str(error).split())[:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"torch.compile does not work here ({type(error).__name__}: {reason}). On {device.type} it needs {needed}. "
+            f"train.compile cannot be used here: torch.compile fails on {device.type} ({reason}). It needs {needed}. "
             "Install that, or leave train.compile out: training does the same without it."
         ) from error
 
