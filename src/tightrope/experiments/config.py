@@ -202,7 +202,7 @@ class Train(_Section):
         l1: weight of the L1 norm of the kernels.
         shi: weight of the regularisers of Shi et al. during the ramp.
         shi_tolerance: their threshold.
-        compile: compile the losses of a step with torch.compile, which takes a minute at the start.
+        compile: compile the losses of a step with torch.compile, which takes up to a minute at the start.
         matmul_precision: of float32 products: ``highest`` is float32, ``high`` allows TF32, ``medium`` bfloat16, where
             the device has them. Certificates never use less than float32.
     """
