@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from tightrope.core import registry
 from tightrope.core.bounds import Bounds, Interval
 from tightrope.core.box import Box
 from tightrope.core.network import Network
+from tightrope.core.precision import float32_products
 from tightrope.core.protocols import Relaxation
 from tightrope.core.spec import Spec
 
@@ -308,6 +310,38 @@ def assert_bounds_close(found: Bounds, expected: Bounds, *, rtol: float = 1e-9, 
     assert found.pre.keys() == expected.pre.keys()
     for name, interval in expected.pre.items():
         torch.testing.assert_close(Interval(*found.pre[name]), interval, rtol=rtol, atol=atol)
+
+
+_PRODUCTS = (
+    ("cuda", "matmul"),
+    ("cudnn", "conv"),
+    ("cudnn", "rnn"),
+    ("mkldnn", "matmul"),
+    ("mkldnn", "conv"),
+    ("mkldnn", "rnn"),
+)
+FULL_PRECISION = ("highest", False, *["ieee"] * len(_PRODUCTS), False)
+
+
+def precision() -> tuple[Any, ...]:
+    """Everything that lowers the precision of float32 products, as torch has it now: old names, new names, autocast."""
+    settings: list[Any] = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            settings.append(read())
+        except RuntimeError:  # its parts differ
+            settings.append("mixed")
+    each = [getattr(getattr(torch.backends, backend), product).fp32_precision for backend, product in _PRODUCTS]
+    return (*settings, *each, torch.is_autocast_enabled("cpu"))
+
+
+@contextmanager
+def careless_process() -> Iterator[None]:
+    """A process in which somebody asked for speed: bfloat16 and TF32 products, and autocast."""
+    with float32_products("medium"), torch.autocast("cpu", dtype=torch.bfloat16):
+        before = precision()
+        yield
+        assert precision() == before, "the settings of the process were changed"
 
 
 def build(kind: str, name: str, **options: Any) -> Any:

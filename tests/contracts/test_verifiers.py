@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import tightrope as tr
-from helpers import F64, TINY, case, random_points, rows_at
+from helpers import F64, FULL_PRECISION, TINY, careless_process, case, precision, random_points, rows_at
 from reference.exact import exact_min, linear_pieces
 from tightrope.attacks.pgd import Pgd
 from tightrope.core import registry
@@ -52,6 +52,22 @@ def verifiers() -> dict[str, Verifier]:
 
 
 VERIFIERS = verifiers()
+
+
+class Watched(dict[str, Tensor]):
+    """Weights that note in which precision they are read."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        self.seen.add(precision())
+        return super().__getitem__(key)
+
+    def items(self) -> Any:
+        self.seen.add(precision())
+        return super().items()
 
 
 def run(verifier: Verifier, net: Network, params: Params, box: Box, spec: Spec, seed: int = 0) -> list[Outcome]:
@@ -174,6 +190,19 @@ class TestEveryVerifier:
             assert labels == {Verdict.UNKNOWN}
         assert all(o.verdict is not Verdict.VERIFIED or math.isfinite(o.lower) for o in found)
         assert all(o.verdict is not Verdict.FALSIFIED or math.isfinite(o.upper) for o in found)
+
+    def test_computes_in_full_precision_whatever_the_process_is_set_to(self, label: str) -> None:
+        """Also in float32, where it would matter; and it leaves the settings of the process as they are."""
+        net, weights, wide, spec64 = problem("conv", 0.02)
+        params = Watched((name, value.float()) for name, value in weights.items())
+        box = tr.linf_box(((wide.lower + wide.upper) / 2).float(), 0.02)
+        spec = Spec(spec64.matrix.float(), spec64.offset.float(), spec64.clause)
+        expected = run(VERIFIERS[label], net, params, box, spec)
+        params.seen.clear()
+        with careless_process():
+            found = run(VERIFIERS[label], net, params, box, spec)
+        assert params.seen == {FULL_PRECISION}
+        assert [(o.verdict, o.lower, o.upper) for o in found] == [(o.verdict, o.lower, o.upper) for o in expected]
 
     def test_refuses_what_does_not_fit(self, label: str) -> None:
         net, params, box, spec = problem("mlp", 0.1)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tightrope as tr
 from tightrope.core import registry
@@ -25,7 +26,7 @@ from tightrope.experiments.load import load_config
 from tightrope.records.run import EpochRecord, RunRecord
 from tightrope.schedules import Constant
 from tightrope.training.events import StepEvent
-from tightrope.training.loop import Job, train_step
+from tightrope.training.loop import Job, evaluate, train_step
 from tightrope.training.state import Meter, load_tensors
 
 TINY: dict[str, Any] = {
@@ -273,6 +274,38 @@ def test_the_test_split_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert set(read) == {"train"}
     tr.certify(run, count=2, attack={"name": "pgd", "steps": 1})
     assert read[-1] == "test"
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often Python asks for the number in a tensor: on a GPU each is a wait for all that was queued."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("smoother", SMOOTHERS)
+def test_a_step_waits_for_the_device_once_and_a_smoother_once_more(smoother: str) -> None:
+    """For the norm of the gradient, as what is not finite must not reach the weights; for the seed of the noise."""
+    data = {"name": "digits", "train": 200, "validation": 40, "flip": True, "pad": 1}
+    penalties = {"train__l1": 1e-3, "train__shi": 0.5}
+    job = job_of(Normed(), data=data, **plain_sgd(smoother=SMOOTHERS[smoother], method=METHODS["pgd"]), **penalties)
+    state = job.new_state()
+    with Waits() as waits:
+        train_step(job, state)
+    assert waits.count == (1 if smoother == "none" else 2)
+
+
+def test_evaluation_waits_for_the_device_at_its_end_only() -> None:
+    job = job_of(method=METHODS["pgd"], data={"name": "digits", "train": 200, "validation": 100})
+    assert job.validation is not None
+    with Waits() as waits:
+        found = evaluate(job, job.params, job.validation, 30)
+    assert waits.count == 0
+    batches = evaluate(job, job.params, job.validation, 100)
+    assert found["natural_loss"] == pytest.approx(batches["natural_loss"], rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------- what is recorded

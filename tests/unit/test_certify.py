@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import tightrope as tr
-from helpers import F64, case
+from helpers import F64, FULL_PRECISION, careless_process, case, precision
 from reference.exact import exact_min
 from tightrope.attacks.pgd import Pgd
 from tightrope.core.bounds import Params
@@ -203,6 +203,27 @@ def test_float32_images_take_float32_weights(task: Task, tmp_path: Path) -> None
     assert read_header(tmp_path / "r.jsonl")["run"]["dtype"] == "float32"
     wide = task.run(tmp_path / "wide.jsonl", samples_x=task.x.float().double(), params=narrow)
     assert (found.natural, found.adversarial) == (wide.natural, wide.adversarial)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """A verifier that proves nothing, and notes the precision that it is called in."""
+
+    seen: set[tuple[Any, ...]]
+
+    def verify(
+        self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
+    ) -> list[Outcome]:
+        self.seen.add(precision())
+        return [Outcome(Verdict.UNKNOWN, -math.inf, math.inf, "watching", reason="watching")] * box.lower.shape[0]
+
+
+def test_certificates_are_made_in_full_precision_whatever_the_process_is_set_to(task: Task, tmp_path: Path) -> None:
+    """So that also a verifier of somebody else's never uses TF32 or bfloat16 without knowing."""
+    seen: set[tuple[Any, ...]] = set()
+    with careless_process():
+        task.run(tmp_path / "r.jsonl", verifier=Watching(seen))
+    assert seen == {FULL_PRECISION}
 
 
 def test_progress_counts_what_is_done(task: Task, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def batch_of(net: str) -> Batch:
 
 def penalty(penalty: Penalty, net: str, eps: float, fading: float = 1.0, params: Params | None = None) -> torch.Tensor:
     params = case(net).params if params is None else params
-    return penalty.loss(case(net).net, params, batch_of(net), torch.tensor(eps, dtype=F64), fading)[0]
+    radius, share = torch.tensor(eps, dtype=F64), torch.tensor(fading, dtype=F64) if fading else None
+    return penalty.loss(case(net).net, params, batch_of(net), radius, share)[0]
 
 
 # ------------------------------------------------------------------------------------------------ by hand
@@ -108,13 +109,14 @@ def test_parts_add_up_and_fade() -> None:
 
 
 def test_metrics_name_the_parts_that_are_there() -> None:
-    def names(penalty: Penalty, fading: float) -> set[str]:
+    def names(penalty: Penalty, fading: torch.Tensor | None) -> set[str]:
         return set(penalty.loss(case("mlp").net, case("mlp").params, batch_of("mlp"), torch.tensor(0.1), fading)[1])
 
-    assert names(Penalty(), 1.0) == set()
-    assert names(Penalty(l1=1), 1.0) == {"l1"}
-    assert names(Penalty(shi=1), 1.0) == {"tightness", "balance"}
-    assert names(Penalty(shi=1), 0.0) == set()
+    full = torch.tensor(1.0)
+    assert names(Penalty(), full) == set()
+    assert names(Penalty(l1=1), full) == {"l1"}
+    assert names(Penalty(shi=1), full) == {"tightness", "balance"}
+    assert names(Penalty(shi=1), None) == set()
 
 
 # ----------------------------------------------------------------------------------------------- gradients

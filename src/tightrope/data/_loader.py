@@ -140,6 +140,11 @@ def take(samples: Samples, index: Tensor) -> Samples:
     return samples._replace(images=samples.images[index], labels=samples.labels[index])
 
 
+def part_of(samples: Samples, start: int, stop: int) -> Samples:
+    """The samples from `start` to before `stop`, as views."""
+    return samples._replace(images=samples.images[start:stop], labels=samples.labels[start:stop])
+
+
 def subset(samples: Samples, count: int) -> Samples:
     """The first `count` samples.
 
@@ -148,7 +153,7 @@ def subset(samples: Samples, count: int) -> Samples:
     """
     if not 1 <= count <= samples.size:
         raise InputError(f"A subset needs between 1 and {samples.size} samples, got {count}.")
-    return samples._replace(images=samples.images[:count], labels=samples.labels[:count])
+    return part_of(samples, 0, count)
 
 
 def split_validation(samples: Samples, size: float, seed: int) -> tuple[Samples, Samples]:

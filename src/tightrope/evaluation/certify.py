@@ -24,6 +24,7 @@ from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.outcome import Outcome, Verdict
+from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Verifier
 from tightrope.core.spec import Spec, check_spec
 from tightrope.errors import CorruptDataError, InputError
@@ -110,7 +111,8 @@ def certify(
         raise InputError(f"The records of a certification are JSON lines: {path} must end in .jsonl.")
     records = _resume(path, image.as_json({**header, "run": job.facts()}), job)
     for index in job.blocks(len(records)):
-        found = job.decide(index)
+        with full_precision():
+            found = job.decide(index)
         image.append(path, found)
         records += found
         if on_batch is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tightrope.core.bounds import Params
+from tightrope.core.compiled import INDUCTOR, check_compiler
 from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
@@ -90,10 +91,13 @@ def build_job(
 
     Raises:
         MissingDataError: the data are not there.
-        InputError: an empty split, or labels that do not fit the network.
+        InputError: nothing can be compiled here though ``train.compile`` is set, an empty split, or labels that do not
+            fit the network.
         CheckpointError: a warm start of another network.
     """
     device = find_device(config.device)
+    if config.train.compile:
+        check_compiler(device)
     samples = samples if samples is not None else plugins.dataset.load(data_dir, "train")
     samples = subset(samples, config.data.train) if config.data.train is not None else samples
     training, validation = samples, None
@@ -128,6 +132,8 @@ def build_job(
         flip=config.data.flip,
         pad=config.data.pad,
         seed=config.seed,
+        backend=INDUCTOR if config.train.compile else None,
+        precision=config.train.matmul_precision,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tightrope.core.box import parse_eps, round_up
+from tightrope.core.precision import Precision
 from tightrope.errors import ConfigError, InputError
 from tightrope.experiments.plugins import build_plugin, model_class
 
@@ -195,12 +196,15 @@ class Optimizer(_Section):
 
 
 class Train(_Section):
-    """Length and penalties.
+    """Length, penalties and how it is computed.
 
     Attributes:
         l1: weight of the L1 norm of the kernels.
         shi: weight of the regularisers of Shi et al. during the ramp.
         shi_tolerance: their threshold.
+        compile: compile the losses of a step with torch.compile, which takes up to a minute at the start.
+        matmul_precision: of float32 products: ``highest`` is float32, ``high`` allows TF32, ``medium`` bfloat16, where
+            the device has them. Certificates never use less than float32.
     """
 
     epochs: Count
@@ -208,6 +212,8 @@ class Train(_Section):
     l1: NonNegative = 0.0
     shi: NonNegative = 0.0
     shi_tolerance: Positive = 0.5
+    compile: bool = False
+    matmul_precision: Precision = "highest"
 
 
 class RunConfig(_Section):

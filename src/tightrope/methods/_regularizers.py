@@ -36,21 +36,24 @@ class Penalty:
             raise InputError(f"Penalty weights must be >= 0 and the tolerance > 0, got {self}.")
 
     def loss(
-        self, network: Network, params: Params, batch: Batch, eps: Tensor, shi_weight: float
+        self, network: Network, params: Params, batch: Batch, eps: Tensor, fading: Tensor | None
     ) -> tuple[Tensor, Metrics]:
-        """The penalty and its parts; ``shi_weight`` in [0, 1] is the fading factor."""
+        """The penalty and its parts.
+
+        ``fading``, a scalar in (0, 1], multiplies the regularisers of Shi et al.; None leaves them out.
+        """
         value = batch.x.new_zeros(())
         metrics: Metrics = {}
         if self.l1 > 0:
             kernels = [params[name] for name in network.trainable if params[name].ndim > 1]
             metrics["l1"] = sum((k.abs().sum() for k in kernels), batch.x.new_zeros(()))
             value = value + self.l1 * metrics["l1"]
-        if self.shi * shi_weight > 0:
+        if self.shi > 0 and fading is not None:
             box = ball(batch.x, eps)
             pre = Ibp().bounds(network, params, box, batch.spec).pre
             metrics["tightness"] = tightness(Interval(*box), list(pre.values()), self.tolerance)
             metrics["balance"] = balance(list(pre.values()), self.tolerance)
-            value = value + self.shi * shi_weight * (metrics["tightness"] + metrics["balance"])
+            value = value + self.shi * fading * (metrics["tightness"] + metrics["balance"])
         return value, metrics
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
+from tightrope.core.compiled import at_members
 from tightrope.core.noise import weight_noise
 from tightrope.core.protocols import LossFn, Std
 from tightrope.errors import InputError
@@ -67,12 +68,7 @@ def evaluate_members(
         value, metrics = loss(shifted(params, {name: z[0] for name, z in noise.items()}, sign))
         return value[None], {name: metric[None] for name, metric in metrics.items()}
     perturbed = {name: params[name] + sign * z for name, z in noise.items()}
-    fixed = {name: value for name, value in params.items() if name not in noise}
-
-    def of_member(own: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
-        return loss({**fixed, **own})
-
-    return torch.func.vmap(of_member)(perturbed)
+    return at_members(loss, perturbed, {name: value for name, value in params.items() if name not in noise})
 
 
 class Averages:

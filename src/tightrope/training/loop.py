@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
+from tightrope.core.compiled import Backend, Compiled, StepLoss
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
-from tightrope.core.protocols import Batch, Smoother, TrainingMethod
+from tightrope.core.precision import Precision, float32_products
+from tightrope.core.protocols import Batch, LossFn, Smoother, TrainingMethod
 from tightrope.core.spec import Spec
-from tightrope.data._loader import Samples, augment, epoch_order, take, to_unit
+from tightrope.data._loader import Samples, augment, epoch_order, part_of, take, to_unit
 from tightrope.errors import NumericalError
 from tightrope.methods._regularizers import Penalty
 from tightrope.records.run import EpochRecord
@@ -41,6 +44,8 @@ class Job:
         eps_test: radius of the validation surrogate.
         clip_norm: largest gradient norm; 0 for no clipping.
         flip, pad: augmentation by mirroring and by shifts of up to ``pad`` pixels.
+        backend: of ``torch.compile``, which then compiles the losses of a step; None to run them as they are.
+        precision: of float32 products.
     """
 
     network: Network
@@ -63,6 +68,8 @@ class Job:
     flip: bool
     pad: int
     seed: int
+    backend: Backend | None = None
+    precision: Precision = "highest"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,6 +80,29 @@ class Job:
     def steps(self) -> int:
         """Of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    @cached_property
+    def loss_at(self) -> Callable[..., LossFn]:
+        """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params."""
+
+        def loss(params: Params, batch: Batch, eps: Tensor, draws: Params) -> tuple[Tensor, Metrics]:
+            return self.method.loss(self.network, _calibrated(self.network, params, batch), batch, eps, draws)
+
+        return self._at_inputs(loss)
+
+    @cached_property
+    def penalty_at(self) -> Callable[..., LossFn]:
+        """``penalty_at(batch, eps, fading)`` is the penalty of a batch."""
+
+        def loss(params: Params, batch: Batch, eps: Tensor, fading: Tensor | None) -> tuple[Tensor, Metrics]:
+            return self.penalty.loss(self.network, _calibrated(self.network, params, batch), batch, eps, fading)
+
+        return self._at_inputs(loss)
+
+    def _at_inputs(self, loss: StepLoss) -> Callable[..., LossFn]:
+        if self.backend is not None:
+            return Compiled(loss, self.backend)
+        return lambda *inputs: lambda params: loss(params, *inputs)
 
     def new_state(self) -> State:
         """The state before the first step."""
@@ -103,7 +133,7 @@ def train(
         NumericalError: NaN or infinity in the gradient; the weights are those before that step.
     """
     last_event = last_checkpoint = clock = time.monotonic()
-    with DeferredInterrupt() as interrupt:
+    with DeferredInterrupt() as interrupt, float32_products(job.precision):
         while state.step < job.steps:
             try:
                 train_step(job, state)
@@ -135,12 +165,9 @@ def train_step(job: Job, state: State) -> None:
     generator = derived_generator(device, job.seed, "step", state.step)
     batch = _batch(job, epoch, index, device, generator)
     radius = job.eps(position)
-    eps = torch.tensor(radius, dtype=torch.float64, device=device)
+    eps = _radius(radius, device)
     draws = job.method.draws(batch, eps, generator)
-
-    def loss(params: Params) -> tuple[Tensor, Metrics]:
-        return job.method.loss(job.network, _calibrated(job.network, params, batch), batch, eps, draws)
-
+    loss = job.loss_at(batch, eps, draws)
     estimate = job.smoother.estimate(loss, state.params, state.smoother, std=job.std(position), generator=generator)
     grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
     _add_penalty(job, state, batch, eps, radius, grad, metrics)
@@ -154,29 +181,35 @@ def train_step(job: Job, state: State) -> None:
 def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dict[str, float]:
     """Means of the method's metrics at the test radius, with the running statistics and without smoothing."""
     device = next(iter(params.values())).device
-    eps = torch.tensor(job.eps_test, dtype=torch.float64, device=device)
-    sums: dict[str, float] = {}
+    eps = _radius(job.eps_test, device)
+    sizes: list[int] = []
+    parts: dict[str, list[Tensor]] = {}
     for start in range(0, samples.size, batch_size):
-        index = torch.arange(start, min(start + batch_size, samples.size))
-        batch = _to_batch(job, take(samples, index), device)
+        batch = _to_batch(job, part_of(samples, start, start + batch_size), device)
+        sizes.append(batch.x.shape[0])
         draws = job.method.draws(batch, eps, derived_generator(device, job.seed, "validation", start))
         with torch.no_grad():
             value, metrics = job.method.loss(job.network, params, batch, eps, draws)
         for name, metric in {"loss": value, **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + float(metric) * len(index)
-    return {name: total / samples.size for name, total in sums.items()}
+            parts.setdefault(name, []).append(metric)
+    values = {name: torch.stack(each).tolist() for name, each in parts.items()}  # the only wait for the device
+    return {name: sum(map(operator.mul, each, sizes)) / samples.size for name, each in values.items()}
+
+
+def _radius(value: float, device: torch.device) -> Tensor:
+    """A float64 scalar, filled on the device: copying one there would wait for it."""
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 @lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    return epoch_order(count, seed, epoch)
+def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    return epoch_order(count, seed, epoch).to(device)
 
 
 def _batch(job: Job, epoch: int, index: int, device: torch.device, generator: torch.Generator) -> Batch:
-    order = _order(job.train.size, job.seed, epoch)
+    order = _order(job.train.size, job.seed, epoch, job.train.labels.device)
     chosen = order[index * job.batch_size : (index + 1) * job.batch_size]
-    samples = take(job.train, chosen.to(job.train.labels.device))
-    batch = _to_batch(job, samples, device)
+    batch = _to_batch(job, take(job.train, chosen), device)
     if job.flip or job.pad:
         return batch._replace(x=augment(batch.x, generator, flip=job.flip, pad=job.pad))
     return batch
@@ -199,11 +232,7 @@ def _add_penalty(
     fading = max(0.0, 1.0 - radius / job.eps_ramp_end) if job.eps_ramp_end > 0 else 0.0
     if job.penalty.l1 == 0 and job.penalty.shi * fading == 0:
         return
-
-    def penalty(params: Params) -> tuple[Tensor, Metrics]:
-        calibrated = _calibrated(job.network, params, batch)
-        return job.penalty.loss(job.network, calibrated, batch, eps, fading)
-
+    penalty = job.penalty_at(batch, eps, batch.x.new_full((), fading) if fading > 0 else None)
     estimate = Unsmoothed().estimate(penalty, state.params, state.smoother)
     for name, part in estimate.grad.items():
         grad[name] = grad[name] + part
@@ -229,12 +258,13 @@ def _descend(job: Job, state: State, grad: Params, lr: float) -> Tensor:
     weights = [state.params[name] for name in job.network.trainable]
     grads = [grad[name] for name in job.network.trainable]
     norm = torch.nn.utils.get_total_norm(grads)
-    if not math.isfinite(float(norm)):
+    length = float(norm)  # the one wait for the device in a step: what is not finite must not reach the weights
+    if not math.isfinite(length):
         raise NumericalError(
             f"The gradient is NaN or infinite at step {state.step}; training stopped before it reached the weights. "
             "Use a smaller learning rate, eps or weight noise, or clip_norm."
         )
-    factor = min(1.0, job.clip_norm / (float(norm) + 1e-6)) if job.clip_norm > 0 else 1.0
+    factor = min(1.0, job.clip_norm / (length + 1e-6)) if job.clip_norm > 0 else 1.0
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     for weight, part in zip(weights, grads, strict=True):

@@ -13,6 +13,7 @@ from tightrope.core.bounds import Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
+from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Attack
 from tightrope.core.spec import Spec
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts, undecided
@@ -35,6 +36,7 @@ class AttackVerifier:
     attack: Attack
     name: str = "pgd"
 
+    @full_precision()
     def verify(
         self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
     ) -> list[Outcome]:

@@ -10,6 +10,7 @@ from tightrope.core.bounds import Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
+from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Verifier
 from tightrope.core.spec import Spec
 from tightrope.errors import InputError
@@ -35,6 +36,7 @@ class Cascade:
         if not self.stages:
             raise InputError("A cascade needs at least one stage.")
 
+    @full_precision()
     def verify(
         self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
     ) -> list[Outcome]:

@@ -12,6 +12,7 @@ from tightrope.core.bounds import Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
+from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Relaxation
 from tightrope.core.spec import Spec, worst_margin
 from tightrope.errors import InvariantError
@@ -44,6 +45,7 @@ class OneShot:
     relaxation: Relaxation
     name: str
 
+    @full_precision()
     def verify(
         self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
     ) -> list[Outcome]:
