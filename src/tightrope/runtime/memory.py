@@ -41,7 +41,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.current = self.peak = 0
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -70,9 +70,9 @@ class LiveBytes(TorchDispatchMode):
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
     """Bytes that some work needs at its peak, beyond what is held before it.
 
-    On a GPU what the allocator handed out. On the CPU the high-water mark of the resident memory where the system tells
-    (Linux): the C library's allocator leaves gaps, up to as much again as the tensors themselves. Elsewhere the bytes of
-    live tensors.
+    On a GPU what the allocator handed out. On the CPU the high-water mark of the resident memory where the system
+    tells (Linux): the C library's allocator leaves gaps, up to as much again as the tensors themselves. Elsewhere the
+    bytes of live tensors.
 
     Args:
         work: what to run.
@@ -94,9 +94,8 @@ def free_memory(device: torch.device) -> int:
         InputError: the system does not tell.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + idle
+        return int(torch.cuda.mem_get_info(device)[0] + idle)
     if available := _status("/proc/meminfo", "MemAvailable"):
         return int(min(available, _left_in_container()))
     if platform.system() == "Darwin":

@@ -1,8 +1,8 @@
 """Predict what a training step costs from a few small ones, and choose how many pairs to evaluate at once.
 
-A step of n pairs in chunks of k costs ``fixed + n / k * piece(k)`` seconds, and both parts are affine in the batch size;
-its memory is that of one piece, affine in the batch size too, since noise is regenerated and gradients are summed.
-Trials grow until they last about a second or reach the full size, so that little is left to extrapolate.
+A step of n pairs in chunks of k costs ``fixed + n / k * piece(k)`` seconds, and both parts are affine in the batch
+size; its memory is that of one piece, affine in the batch size too, since noise is regenerated and gradients are
+summed. Trials grow until they last about a second or reach the full size, so that little is left to extrapolate.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def forecast(measure: Measure, *, batch: int, pairs: int, chunks: Sequence[int],
         budget: bytes that a step may need. No trial is made that is likely to need more.
 
     Returns:
-        The forecast of the fastest chunk within the budget; where chunks are about equally fast, of the smallest. If not
-        even the first one fits, its forecast.
+        The forecast of the fastest chunk within the budget; where chunks are about equally fast, of the smallest. If
+        not even the first one fits, its forecast.
 
     Example:
         >>> cost = lambda batch, pairs, chunk: 0.001 + 1e-5 * batch * pairs * (1 + 1 / chunk)
@@ -113,9 +113,7 @@ def _batches(tried: Callable[[int], Trial], batch: int, budget: float) -> tuple[
     return (batch,) if sizes[-1] == batch else tuple(sizes[-2:])
 
 
-def _pieces(
-    tried: Measure, sizes: Iterable[int], batch: int, chunks: Sequence[int], budget: float
-) -> dict[int, float]:
+def _pieces(tried: Measure, sizes: Iterable[int], batch: int, chunks: Sequence[int], budget: float) -> dict[int, float]:
     """Seconds per pair of the chunks that fit; at least the first one."""
     found: dict[int, float] = {}
     for chunk in chunks:

@@ -1,7 +1,7 @@
 """The plan of a job: a few real training steps of other sizes, and what they say about the full one.
 
-Trials train copies of the weights with a learning rate of 0, and draw nothing from anybody's generator: a run is the same
-with and without them.
+Trials train copies of the weights with a learning rate of 0, and draw nothing from anybody's generator: a run is the
+same with and without them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tightrope.training.loop import Job, evaluate, train_step
 
 REPEATS = (3, 50)  # fewest and most timed steps of a trial
 SAMPLE_SECONDS = 0.2
+NEVER_FITS = 2**62  # bytes
 
 
 def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
@@ -86,8 +87,11 @@ def measured(job: Job, batch: int, pairs: int, chunk: int) -> Trial:
         for _ in range(REPEATS[0]):
             step()
 
-    peak = peak_memory(steps, device)
-    return Trial(batch=batch, pairs=pairs, chunk=chunk, seconds=_median_seconds(step, device), peak_memory=peak)
+    planned, peak = state.chunk, peak_memory(steps, device)
+    seconds = _median_seconds(step, device)
+    if state.chunk != planned:  # the steps themselves had to back off
+        peak = NEVER_FITS
+    return Trial(batch=batch, pairs=pairs, chunk=chunk, seconds=seconds, peak_memory=peak)
 
 
 def _chunks(population: Population | None) -> tuple[int, ...]:
@@ -98,9 +102,7 @@ def _chunks(population: Population | None) -> tuple[int, ...]:
 
 def _seconds_per_image(job: Job, samples: Samples) -> float:
     """Of the validation."""
-    work = lambda: evaluate(job, job.params, samples, samples.size)  # noqa: E731
-    work()
-    return _median_seconds(work, _device(job)) / samples.size
+    return _median_seconds(lambda: evaluate(job, job.params, samples, samples.size), _device(job)) / samples.size
 
 
 def _median_seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -141,7 +141,7 @@ def train(
 def train_step(job: Job, state: State) -> None:
     """One step: batch, gradient estimate, penalties, update. Everything random is a function of (seed, step).
 
-    Where the GPU's memory runs out in the estimate, which changes nothing, it is repeated with half as many pairs at once.
+    Where the GPU's memory runs out in the estimate, which changes nothing, it is repeated, half as many pairs at once.
     """
     while (found := _attempt(job, state)) is None:
         _shrink(job, state)
@@ -167,10 +167,10 @@ def _attempt(job: Job, state: State) -> _Found | None:
 
 def _shrink(job: Job, state: State) -> None:
     if state.chunk is None or state.chunk == 1:
+        chunk = "" if state.chunk is None else ", even one pair at a time"
         raise OutOfMemoryError(
-            f"The GPU's memory does not suffice for step {state.step}"
-            f"{'' if state.chunk is None else ', even one pair at a time'}. Start a run with a smaller train.batch_size, a "
-            "smaller network or a looser relaxation; tightrope plan says beforehand what fits."
+            f"The GPU's memory does not suffice for step {state.step}{chunk}. Start a run with a smaller "
+            "train.batch_size, a smaller network or a looser relaxation; tightrope plan says beforehand what fits."
         )
     state.chunk //= 2
     torch.cuda.empty_cache()  # does nothing where there is no GPU
