@@ -82,7 +82,8 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
         return _peak_on_gpu(work, device)
     if _forget_high_water():
         return _peak_resident(work)
-    with LiveBytes() as count:
+    count = LiveBytes()
+    with count:
         work()
     return count.peak
 
