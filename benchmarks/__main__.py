@@ -1,4 +1,4 @@
-"""``python -m benchmarks training|population|all``, run from the repository root."""
+"""``python -m benchmarks training|population|plan|all``, run from the repository root."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from rich.console import Console
 
-from benchmarks import memory, peers, population, report, training
+from benchmarks import memory, peers, plan, population, report, training
 from benchmarks.environment import ROOT, environment, load_average
 from benchmarks.protocol import Effort, Group, Record, measure, use_setting
 from tightrope.core import registry
 
-SUITES = {"training": training, "population": population}
+SUITES = {"training": training, "population": population, "plan": plan}
 QUICK: dict[str, dict[str, Any]] = {
     "training": {"networks": ("cnn3",), "batches": (4,), "width": 4},
     "population": {"pairs": 4, "images": 16, "chunks": (1, 4), "width": 4},
+    "plan": {"networks": ("cnn3_tiny",), "batches": (4,), "relaxations": ("ibp",)},
 }
 # Options of the command line that belong to one suite.
 OWN = {
     "training": ("networks", "batches", "relaxations", "width"),
     "population": ("pairs", "images", "chunks", "width"),
+    "plan": ("networks", "batches", "relaxations"),
 }
 
 
@@ -71,7 +73,8 @@ def _run(suite: str, device: str, options: argparse.Namespace, console: Console)
     measured = []
     for group in groups:
         with console.status(group.name):
-            measured.append(measure(group, module.prepare, effort, memory.probe))
+            found = measure(group, module.prepare, effort, memory.probe)
+        measured.append(plan.compare(found) if suite == "plan" else found)
         report.show(measured[-1], console)
     return {
         "format": report.FORMAT,

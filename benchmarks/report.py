@@ -34,6 +34,10 @@ def show(group: Record, console: Console) -> None:
     for row in group["contenders"]:
         if row["status"] == "failed":
             console.print(f"  [red]{row['name']} failed[/]: {escape(row['reason'])}", highlight=False)
+    for row in group["contenders"]:
+        if ratios := row.get("forecast_over_measured"):
+            shown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio is not None)
+            console.print(f"  {row['name']}: forecast / measured {shown}", highlight=False)
     for ratio in group["ratios"]:
         spread = f"{ratio['min']:.3g} .. {ratio['max']:.3g}"
         console.print(f"  {ratio['of']} / {ratio['over']}: [bold]{ratio['median']:.3g}[/] ({spread})", highlight=False)

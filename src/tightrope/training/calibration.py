@@ -23,6 +23,7 @@ from tightrope.smoothers._population import Population, resized
 from tightrope.training.loop import Job, evaluate, train_step
 
 REPEATS = (3, 50)  # fewest and most timed steps of a trial
+PEAK_STEPS = 2  # since a step may leave gaps that the next one cannot use
 SAMPLE_SECONDS = 0.2
 NEVER_FITS = 2**62  # bytes
 
@@ -47,10 +48,9 @@ def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
     population = job.smoother if isinstance(job.smoother, Population) else None
     pairs = population.pairs if population else 1
     batch = min(job.batch_size, job.train.size)
-    measured(job, min(2, batch), 1, 1)  # what is loaded and started on first use counts for no trial
-    found = forecast(
-        lambda *size: measured(job, *size), batch=batch, pairs=pairs, chunks=_chunks(population), budget=budget
-    )
+    chunks = _chunks(population)
+    wake(job, min(2, chunks[-1]))
+    found = forecast(lambda *size: measured(job, *size), batch=batch, pairs=pairs, chunks=chunks, budget=budget)
     steps = None if images is None else math.ceil(images / job.batch_size)
     largest = max(trial.batch for trial in found.trials)
     check = _seconds_per_image(job, subset(job.train, largest)) * validation
@@ -73,6 +73,11 @@ def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
     )
 
 
+def wake(job: Job, chunk: int) -> None:
+    """Load and start all that a step uses for the first time, so that it counts for no trial."""
+    measured(job, min(2, job.train.size), chunk, chunk)
+
+
 def measured(job: Job, batch: int, pairs: int, chunk: int) -> Trial:
     """Time and memory of the first step of a job with another batch and population; the job stays as it is."""
     smoother = resized(job.smoother, pairs, chunk) if isinstance(job.smoother, Population) else job.smoother
@@ -84,7 +89,7 @@ def measured(job: Job, batch: int, pairs: int, chunk: int) -> Trial:
         train_step(small, state)
 
     def steps() -> None:
-        for _ in range(REPEATS[0]):
+        for _ in range(PEAK_STEPS):
             step()
 
     planned, peak = state.chunk, peak_memory(steps, device)
