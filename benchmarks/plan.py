@@ -21,6 +21,7 @@ from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.config import RunConfig
 from tightrope.experiments.load import load_config
 from tightrope.experiments.plan import plan_of
+from tightrope.runtime.memory import keep_freed_memory
 from tightrope.training.calibration import wake
 from tightrope.training.loop import Job, train_step
 
@@ -46,11 +47,13 @@ class Options:
 def groups(options: Options) -> list[Group]:
     """One group for each network and batch size, its forecasts in its setting."""
     use_setting({"threads": options.threads})
+    keep_freed_memory()
     return [_group(options, network, batch) for network in options.networks for batch in options.batches]
 
 
 def prepare(case: Case) -> Prepared:
     """Set one training step up."""
+    keep_freed_memory()  # as training does
     setting = case.setting
     chunk = setting["forecasts"][case.contender]["chunk"]
     job = job_of(config_of(setting, case.contender, {} if chunk is None else {"chunk": chunk}))

@@ -15,7 +15,7 @@ from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.config import RunConfig, find_device
 from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.records.run import Plan
-from tightrope.runtime.memory import GIB, free_memory
+from tightrope.runtime.memory import GIB, free_memory, keep_freed_memory
 from tightrope.training import calibration
 from tightrope.training.loop import Job
 
@@ -43,6 +43,7 @@ def plan(source: ConfigSource, *, overrides: Iterable[str] = (), data_dir: Path 
     """
     _, config = load_config(source, overrides)
     plugins = build_plugins(config)
+    keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:

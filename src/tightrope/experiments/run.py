@@ -24,6 +24,7 @@ from tightrope.frontend.graph import from_json, to_json
 from tightrope.records.files import read_json, write_atomic, write_json
 from tightrope.records.folder import RunFolder
 from tightrope.records.run import BackOff, Environment, EpochRecord, Plan, RunRecord, read_epochs, write_epochs
+from tightrope.runtime.memory import keep_freed_memory
 from tightrope.smoothers._population import Population
 from tightrope.training.events import Watcher
 from tightrope.training.loop import Job, train
@@ -148,6 +149,7 @@ def execute(
         return Run(folder, previous)
     threads = previous.environment.threads if previous else config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     state, mark = job.new_state(), fingerprint(config, job)
     plan = previous.plan if previous else _plan(config, job)
     if plan is not None and plan.chunk is not None:

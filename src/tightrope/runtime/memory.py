@@ -20,6 +20,8 @@ from tightrope.errors import InputError
 
 GIB = 2**30
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that are made while it is active, for as long as they live.
@@ -65,6 +67,25 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, key: int, size: int, _: object) -> None:
         del self._alive[key]
         self.current -= size
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next step, process-wide (glibc; elsewhere nothing is done).
+
+    A step allocates the same blocks as the one before. By default glibc returns the larger ones to the system and
+    fetches them anew, page by page: that makes a step of a small network up to 1.9 times slower, at about the same peak.
+    """
+    if _has_glibc():
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 2**25)  # the largest that glibc takes
+        library.mallopt(_TRIM_THRESHOLD, 2**30)
+
+
+def return_freed_memory() -> None:
+    """Return now what the C library has kept (glibc; elsewhere nothing is done)."""
+    gc.collect()
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
@@ -114,13 +135,15 @@ def _peak_on_gpu(work: Callable[[], object], device: torch.device) -> int:
 
 
 def _peak_resident(work: Callable[[], object]) -> int:
-    gc.collect()
-    if platform.libc_ver()[0] == "glibc":  # it keeps what was freed, which would hide what the work needs
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()  # what is kept would hide what the work needs
     before = _status("/proc/self/status", "VmRSS")
     _forget_high_water()
     work()
     return max(0, _status("/proc/self/status", "VmHWM") - before)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 def _forget_high_water() -> bool:

@@ -16,7 +16,7 @@ import torch
 
 from tightrope.data._loader import Samples, subset
 from tightrope.records.run import Plan, Trial
-from tightrope.runtime.memory import peak_memory
+from tightrope.runtime.memory import peak_memory, return_freed_memory
 from tightrope.runtime.planner import forecast, powers_of_two
 from tightrope.schedules import Constant
 from tightrope.smoothers._population import Population, resized
@@ -24,7 +24,7 @@ from tightrope.training.loop import Job, evaluate, train_step
 
 REPEATS = (3, 50)  # fewest and most timed steps of a trial
 PEAK_STEPS = 2  # since a step may leave gaps that the next one cannot use
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 0.5
 NEVER_FITS = 2**62  # bytes
 
 
@@ -54,6 +54,7 @@ def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
     steps = None if images is None else math.ceil(images / job.batch_size)
     largest = max(trial.batch for trial in found.trials)
     check = _seconds_per_image(job, subset(job.train, largest)) * validation
+    return_freed_memory()
     epoch = None if steps is None else steps * found.seconds + check
     return Plan(
         device=_device(job).type,
