@@ -73,7 +73,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next step, process-wide (glibc; elsewhere nothing is done).
 
     A step allocates the same blocks as the one before. By default glibc returns the larger ones to the system and
-    fetches them anew, page by page: that makes a step of a small network up to 1.9 times slower, at about the same peak.
+    fetches them anew, page by page: a step of a small network is up to 1.9 times slower then, its peak about the same.
     """
     if _has_glibc():
         library = ctypes.CDLL(None)
