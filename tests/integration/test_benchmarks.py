@@ -62,3 +62,17 @@ def test_training_record_says_what_does_not_fit(tmp_path: Path) -> None:
     assert rows["deeppoly"]["status"] == "does not fit"
     assert rows["deeppoly"]["reason"] == "needs more than 0.03 GiB beyond its set-up"
     assert "throughput" not in rows["deeppoly"]
+
+
+def test_plan_record_has_forecasts_beside_what_was_measured(tmp_path: Path) -> None:
+    case = ("--networks", "cnn3_tiny", "--batches", "2", "--relaxations", "ibp")
+    record = run(tmp_path, "plan", "--no-memory", "--threads", "1", *case)
+    (group,) = record["groups"]
+    assert [row["name"] for row in group["contenders"]] == ["ibp, none", "ibp, pgpe, 8 pairs", "ibp, rgs, 2 pairs"]
+    for row in group["contenders"]:
+        check_contender(row, record["protocol"]["repeats"])
+        forecast, ratios = group["setting"]["forecasts"][row["name"]], row["forecast_over_measured"]
+        assert ratios["seconds_per_step"] * row["seconds_per_step"]["median"] == pytest.approx(
+            forecast["seconds_per_step"]
+        )
+        assert ratios["peak_memory"] is None

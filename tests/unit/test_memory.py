@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -100,6 +103,31 @@ def test_peak_memory_covers_what_is_alive() -> None:
     size = 64 * 2**20
     peak = peak_memory(lambda: torch.ones(size // 4).sum(), torch.device("cpu"))
     assert size - 2**20 <= peak <= size + 16 * 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_memory_that_is_kept_is_not_fetched_again() -> None:
+    """Twenty times the same tensors of 8 MiB: the pages of the first rounds serve the others."""
+    code = """if True:
+        import resource, torch
+        from tightrope.runtime.memory import keep_freed_memory, return_freed_memory
+        keep_freed_memory()
+        def use():
+            torch.ones(2**21).add(1).mul_(2)
+        use()
+        faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        before = faults()
+        for _ in range(20):
+            use()
+        kept = faults() - before
+        return_freed_memory()
+        use()
+        print(kept, faults() - before - kept)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    kept, after_return = map(int, done.stdout.split())
+    assert kept < 5 * 2048  # 8 MiB are 2048 pages
+    assert after_return > 2048
 
 
 def test_there_is_free_memory() -> None:
