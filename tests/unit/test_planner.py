@@ -120,6 +120,14 @@ def test_the_largest_chunk_that_fits_where_larger_is_faster(budget: int) -> None
     assert max(100 * batch * chunk for batch, _, chunk in machine.tried) <= budget
 
 
+@pytest.mark.parametrize("budget", [58_000, 90_000, 130_000])
+def test_a_fixed_part_of_the_memory_is_not_taken_twice(budget: int) -> None:
+    """Doubling the chunk does not double it, which the first two chunks show."""
+    machine = Machine(affine(0, 1e-6, per_piece=0.01), linear_memory(20_000, 100))
+    found = plan(machine, pairs=16, chunks=powers_of_two(16), budget=budget)
+    assert found.chunk == max(k for k in powers_of_two(16) if 20_000 + 6400 * k <= budget)
+
+
 def test_no_chunk_over_the_budget_is_tried_at_any_batch_size() -> None:
     """Neither where the full batch is too slow to be run."""
     machine = Machine(affine(0, 0.01, per_piece=0.01), linear_memory(0, 100))

@@ -114,15 +114,19 @@ def _batches(tried: Callable[[int], Trial], batch: int, budget: float) -> tuple[
 
 
 def _pieces(tried: Measure, sizes: Iterable[int], batch: int, chunks: Sequence[int], budget: float) -> dict[int, float]:
-    """Seconds per pair of the chunks that fit; at least the first one."""
+    """Seconds per pair of the chunks that fit; at least that of the first one."""
     found: dict[int, float] = {}
+    peaks: dict[int, float] = {}
     for chunk in chunks:
-        each = {size: tried(size, chunk, chunk) for size in sizes}
-        largest = each[max(each)]
-        if found and extrapolate({size: trial.peak_memory for size, trial in each.items()}, batch) > budget:
+        if peaks and extrapolate(peaks, chunk) > budget:
             break
-        found[chunk] = largest.seconds / chunk
-        if largest.seconds > PATIENCE or 2 * largest.peak_memory > budget:
+        each = {size: tried(size, chunk, chunk) for size in sizes}
+        peaks[chunk] = extrapolate({size: trial.peak_memory for size, trial in each.items()}, batch)
+        if found and peaks[chunk] > budget:
+            break
+        seconds = each[max(each)].seconds
+        found[chunk] = seconds / chunk
+        if seconds > PATIENCE:
             break
     return found
 
