@@ -2,8 +2,8 @@
 
 A forecast is made as ``tightrope plan`` makes it, before anything of its group is measured. Then the real training step
 (batch, gradient estimate, update) is timed as every contender is, with the chunk that was planned. Its peak memory is
-that of the first steps in a fresh process, whose set-up is a step of two images. The images are random: no dataset is
-needed.
+that of the first steps in a fresh process, whose set-up is a step of every size that the planner tried. The images are
+random: no dataset is needed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.config import RunConfig
 from tightrope.experiments.load import load_config
 from tightrope.experiments.plan import plan_of
-from tightrope.runtime.memory import keep_freed_memory
-from tightrope.training.calibration import wake
+from tightrope.runtime.memory import keep_freed_memory, return_freed_memory
+from tightrope.training.calibration import rehearsed
 from tightrope.training.loop import Job, train_step
 
 STD = 0.01
@@ -59,7 +59,10 @@ def prepare(case: Case) -> Prepared:
     setting = case.setting
     chunk = setting["forecasts"][case.contender]["chunk"]
     job = job_of(config_of(setting, case.contender, {} if chunk is None else {"chunk": chunk}))
-    wake(job, min(2, chunk or 1))
+    for size in setting["forecasts"][case.contender]["trials"]:  # as a run has done that follows its plan
+        trial = rehearsed(job, *size)
+        train_step(trial, trial.new_state())
+    return_freed_memory()
     state = job.new_state()
 
     def run() -> None:
@@ -129,5 +132,5 @@ def _forecast(setting: Mapping[str, Any], name: str) -> Record:
         "chunk": plan.chunk,
         "seconds_per_step": plan.seconds_per_step,
         "peak_memory_mib": plan.peak_memory / MIB,
-        "largest_trial_batch": max(trial.batch for trial in plan.trials),
+        "trials": [[trial.batch, trial.pairs, trial.chunk] for trial in plan.trials],
     }

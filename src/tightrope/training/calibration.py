@@ -79,11 +79,16 @@ def wake(job: Job, chunk: int) -> None:
     measured(job, min(2, job.train.size), chunk, chunk)
 
 
+def rehearsed(job: Job, batch: int, pairs: int, chunk: int) -> Job:
+    """The job with another batch and population, and a learning rate of 0."""
+    smoother = resized(job.smoother, pairs, chunk) if isinstance(job.smoother, Population) else job.smoother
+    return replace(job, batch_size=batch, smoother=smoother, lr=Constant(0.0))
+
+
 def measured(job: Job, batch: int, pairs: int, chunk: int) -> Trial:
     """Time and memory of the first step of a job with another batch and population; the job stays as it is."""
-    smoother = resized(job.smoother, pairs, chunk) if isinstance(job.smoother, Population) else job.smoother
-    small = replace(job, batch_size=batch, smoother=smoother, lr=Constant(0.0))
-    state, device = small.new_state(), _device(job)
+    small, device = rehearsed(job, batch, pairs, chunk), _device(job)
+    state = small.new_state()
 
     def step() -> None:
         state.step = 0
