@@ -40,6 +40,10 @@ def show(group: Record, console: Console) -> None:
     for row in group["contenders"]:
         if row["status"] == "failed":
             console.print(f"  [red]{row['name']} failed[/]: {escape(row['reason'])}", highlight=False)
+    for row in group["contenders"]:
+        if ratios := row.get("forecast_over_measured"):
+            shown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio is not None)
+            console.print(f"  {row['name']}: forecast / measured {shown}", highlight=False)
     for ratio in group["ratios"]:
         console.print(_ratio(ratio), highlight=False)
     for what, slope in group.get("slopes", {}).items():

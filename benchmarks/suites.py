@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks import figures, limit, memory, population, profile, protocol, report, scaling, training
+from benchmarks import figures, limit, memory, plan, population, profile, protocol, report, scaling, training
 from benchmarks.protocol import Case, Effort, Group, Prepared, Record
 
 
@@ -78,6 +78,13 @@ SUITES = {
         figures.limits,
         {"networks": ("cnn3",), "batches": (4,), "width": 4, "small": True},
         memory=False,
+    ),
+    "plan": Suite(
+        plan.Options,
+        plan.groups,
+        _by_protocol(plan.prepare, plan.compare),
+        figures.bars,
+        {"networks": ("cnn3_tiny",), "batches": (4,), "relaxations": ("ibp",)},
     ),
     "profile": Suite(
         profile.Options,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import fit as fit
     from tightrope.experiments.api import load as load
     from tightrope.experiments.api import method as method
+    from tightrope.experiments.api import plan as plan
     from tightrope.experiments.api import relaxation as relaxation
     from tightrope.experiments.api import smoother as smoother
     from tightrope.experiments.run import Run as Run
@@ -45,7 +46,7 @@ _HOME = {
     "core.outcome": ("Outcome", "Verdict"),
     "core.spec": ("Spec", "margin_spec"),
     "errors": ("TightropeError",),
-    "experiments.api": ("attack", "certify", "fit", "load", "method", "relaxation", "smoother"),
+    "experiments.api": ("attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"),
     "experiments.run": ("Run",),
     "frontend.fx": ("from_module",),
     "methods.certified": ("certified_loss",),

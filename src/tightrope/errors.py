@@ -65,6 +65,10 @@ class NumericalError(TightropeError, ArithmeticError):
     """NaN or infinity turned up where only finite numbers make sense."""
 
 
+class OutOfMemoryError(TightropeError, MemoryError):
+    """A step needs more memory than there is, however few pairs are evaluated at once."""
+
+
 class InvariantError(TightropeError, AssertionError):
     """Two results contradict each other (for example a certified image with an adversarial example)."""
 

@@ -170,3 +170,17 @@ def test_kinds_of_operations() -> None:
     names = ("aten::addmm", "aten::convolution_backward", "aten::where", "aten::sum", "aten::cat", "aten::view")
     kinds = ["product", "convolution", "elementwise", "reduction", "movement", "other"]
     assert [profile.kind_of(name) for name in names] == kinds
+
+
+def test_plan_record_has_forecasts_beside_what_was_measured(tmp_path: Path) -> None:
+    case = ("--networks", "cnn3_tiny", "--batches", "2", "--relaxations", "ibp")
+    record = run(tmp_path, "plan", "--no-memory", "--threads", "1", *case)
+    (group,) = record["groups"]
+    assert [row["name"] for row in group["contenders"]] == ["ibp, none", "ibp, pgpe, 8 pairs", "ibp, rgs, 2 pairs"]
+    for row in group["contenders"]:
+        check_contender(row, record["protocol"]["repeats"])
+        forecast, ratios = group["setting"]["forecasts"][row["name"]], row["forecast_over_measured"]
+        assert ratios["seconds_per_step"] * row["seconds_per_step"]["median"] == pytest.approx(
+            forecast["seconds_per_step"]
+        )
+        assert ratios["peak_memory"] is None

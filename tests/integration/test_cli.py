@@ -26,10 +26,10 @@ from tightrope.errors import InvariantError
 from tightrope.experiments import demo
 from tightrope.experiments.load import presets
 from tightrope.records.image import read, read_summary
-from tightrope.records.run import RunRecord
+from tightrope.records.run import Plan, RunRecord
 from tightrope.training import loop
 
-COMMANDS = ("train", "certify", "demo", "list")
+COMMANDS = ("train", "plan", "certify", "demo", "list")
 TINY = ("data.train=200", "model.width=[6]", "train.epochs=2", "eps.train=0.02", "optimizer.lr=0.02")
 
 
@@ -549,3 +549,41 @@ def test_files_of_settings_of_any_name(name: str, run: Path, tmp_path: Path) -> 
     result = tightrope("train", path, "--out", tmp_path / "out", "--set", "train.epochs=1")
     assert result.exit_code == 0, text(result)
     assert f"{path.stem}:" in text(result)
+
+
+# -------------------------------------------------------------------------------------------------- plan
+
+
+def test_a_plan_says_what_a_run_takes() -> None:
+    result = tightrope("plan", "digits/mlp-deeppoly-pgpe", *sets("smoother.pairs=2", "smoother.chunk=auto"))
+    assert result.exit_code == 0
+    shown = text(result)
+    for words in ("time per step", "time per epoch", "time of 6 epochs", "peak memory", "pairs, at once (chunk)"):
+        assert words in shown
+    assert "steps of up to 64 images, chunks of 1, 2" in shown
+    assert not list(Path().iterdir())
+
+
+def test_a_plan_as_json() -> None:
+    result = tightrope("plan", "digits/mlp-ibp", "--json")
+    plan = Plan.model_validate_json(result.stdout)
+    assert (plan.device, plan.steps_per_epoch, plan.epochs, plan.chunk) == ("cpu", 21, 40, None)
+
+
+def test_a_plan_over_its_budget_says_what_to_do() -> None:
+    shown = refused("plan", "digits/mlp-deeppoly-rgs", *sets("memory_gib=1e-6"))
+    for words in ("needs about", "1 pair at a time", "train.batch_size", "memory_gib"):
+        assert words in shown
+
+
+def test_a_plan_without_data_says_what_is_missing(tmp_path: Path) -> None:
+    result = tightrope("plan", "mnist-0.1/cnn3-ibp", "--data-dir", tmp_path, *sets("train.batch_size=8"))
+    assert result.exit_code == 0
+    assert "time per epoch not known" in text(result)
+    assert "--set data.train=N" in text(result)
+
+
+def test_plans_of_bad_settings_are_refused() -> None:
+    assert "Did you mean 'digits/mlp-ibp'?" in refused("plan", "digits/mlp-ibpp")
+    assert "memory_gib" in refused("plan", "digits/mlp-ibp", *sets("memory_gib=-1"))
+    assert "chunk" in refused("plan", "digits/mlp-deeppoly-rgs", *sets("smoother.chunk=automatic"))

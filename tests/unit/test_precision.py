@@ -118,6 +118,13 @@ def test_training_has_the_precision_of_its_settings_and_puts_it_back() -> None:
     before = precision()
     state = job.new_state()
     watching = replace(job, make_spec=watched)
-    train(watching, state, checkpoint=lambda _: None, finish_epoch=lambda _: None, watcher=Silent())
+    train(
+        watching,
+        state,
+        checkpoint=lambda _: None,
+        finish_epoch=lambda _: None,
+        back_off=lambda _: None,
+        watcher=Silent(),
+    )
     assert set(seen) == {"high"}
     assert precision() == before

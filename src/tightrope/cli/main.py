@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import certify, demo, listing, train
+from tightrope.cli import certify, demo, listing, plan, train
 
 app = typer.Typer(
     name="tightrope",
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("demo")(demo.demo)
 app.command("list")(listing.listing)

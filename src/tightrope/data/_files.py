@@ -32,6 +32,12 @@ class Remote(NamedTuple):
     path: str
 
 
+def local_root(root: Path | str | None) -> Path:
+    """The folder to read from without a download: the argument, else the environment variable, else the cache."""
+    chosen = root or os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("tightrope"))
+
+
 def data_root(root: Path | str | None, dataset: str, remotes: Sequence[Remote]) -> Path:
     """The folder to read from: the argument, else the environment variable, else the download cache.
 
@@ -44,10 +50,9 @@ def data_root(root: Path | str | None, dataset: str, remotes: Sequence[Remote]) 
         MissingDataError: a download failed.
         CorruptDataError: a downloaded file has the wrong digest.
     """
-    chosen = root or os.environ.get(ENVIRONMENT_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    cache = Path(pooch.os_cache("tightrope"))
+    cache = local_root(root)
+    if root or os.environ.get(ENVIRONMENT_VARIABLE):
+        return cache
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         for remote in remotes:

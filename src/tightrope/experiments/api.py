@@ -24,6 +24,7 @@ from tightrope.evaluation.certify import certify as certify_images
 from tightrope.experiments.build import MakeSpec, build_job, build_plugins, check_labels, classification
 from tightrope.experiments.config import find_device, parse_config
 from tightrope.experiments.load import ConfigSource, load_config
+from tightrope.experiments.plan import plan
 from tightrope.experiments.plugins import build_named, build_plugin
 from tightrope.experiments.run import Run, execute, load, read_started
 from tightrope.frontend.fx import from_module
@@ -33,7 +34,7 @@ from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.cascade import Cascade
 from tightrope.verifiers.one_shot import OneShot
 
-__all__ = ["attack", "certify", "fit", "load", "method", "relaxation", "smoother"]
+__all__ = ["attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
 
 RELAXATIONS = ("ibp", "crown_ibp", "deeppoly")
 DEFAULT_ATTACK: Mapping[str, Any] = {"name": "pgd", "steps": 40, "restarts": 2, "loss": "margin"}

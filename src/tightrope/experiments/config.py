@@ -223,11 +223,13 @@ class RunConfig(_Section):
         seed: of everything random.
         device: ``auto`` takes a GPU if there is one.
         threads: of torch on the CPU; None for torch's choice. Recorded, and kept when resumed.
+        memory_gib: that a training step may need, in GiB, when its chunks are planned; None for 80 % of what is free.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     device: Device = "auto"
     threads: Count | None = None
+    memory_gib: Positive | None = None
     data: Data
     model: Model
     method: Method

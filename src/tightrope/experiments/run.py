@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +19,13 @@ from tightrope.errors import CheckpointError, ConfigError, InputError, MissingDa
 from tightrope.experiments.build import fingerprint
 from tightrope.experiments.config import RunConfig, parse_config
 from tightrope.experiments.load import config_toml, config_values
+from tightrope.experiments.plan import check_fits, plan_of
 from tightrope.frontend.graph import from_json, to_json
 from tightrope.records.files import read_json, write_atomic, write_json
 from tightrope.records.folder import RunFolder
-from tightrope.records.run import Environment, EpochRecord, RunRecord, read_epochs, write_epochs
+from tightrope.records.run import BackOff, Environment, EpochRecord, Plan, RunRecord, read_epochs, write_epochs
+from tightrope.runtime.memory import keep_freed_memory
+from tightrope.smoothers._population import Population
 from tightrope.training.events import Watcher
 from tightrope.training.loop import Job, train
 from tightrope.training.state import State, load_tensors, save_tensors
@@ -135,6 +139,7 @@ def execute(
     Raises:
         InputError: the folder holds a run and ``resume`` is not set.
         CheckpointError: the checkpoint is damaged, or of another run.
+        OutOfMemoryError: chunks are to be planned, and not even one pair fits; or the GPU's memory ran out.
         KeyboardInterrupt, NumericalError, OSError: from training; the folder can be resumed.
     """
     folder = RunFolder(out)
@@ -144,7 +149,11 @@ def execute(
         return Run(folder, previous)
     threads = previous.environment.threads if previous else config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     state, mark = job.new_state(), fingerprint(config, job)
+    plan = previous.plan if previous else _plan(config, job)
+    if plan is not None and plan.chunk is not None:
+        state.chunk = plan.chunk
     if previous is None:  # the record comes last: with it the folder is a run that can be resumed
         write_atomic(folder.config, config_toml(config))
         write_json(folder.network, to_json(job.network))
@@ -152,8 +161,11 @@ def execute(
     else:
         state.restore(folder.checkpoint, mark)
     epochs = [epoch for epoch in read_epochs(folder.metrics) if epoch.step <= state.step]
-    resumed = previous.resumed + 1 if previous else 0
-    record = _new_record(name, config, job, threads).model_copy(update={"resumed": resumed, "handed_in": handed_in})
+    facts: dict[str, Any] = {"plan": plan, "handed_in": handed_in}
+    if previous is not None:
+        kept = tuple(event for event in previous.events if event.step <= state.step)
+        facts |= {"resumed": previous.resumed + 1, "events": kept}
+    record = _new_record(name, config, job, threads).model_copy(update=facts)
     record.write(folder.record)
     return _train(folder, record, epochs, job, state, mark, watcher)
 
@@ -171,6 +183,11 @@ def _train(
         epochs.append(epoch)
         write_epochs(folder.metrics, epochs)
 
+    def back_off(event: BackOff) -> None:
+        nonlocal record
+        record = record.model_copy(update={"events": (*record.events, event)})
+        record.write(folder.record)
+
     def close(status: str, message: str = "", sha256: str = "") -> RunRecord:
         final = epochs[-1] if epochs else None
         facts = {"status": status, "message": message, "weights_sha256": sha256, "final": final}
@@ -180,7 +197,7 @@ def _train(
 
     checkpoint: Callable[[State], None] = lambda current: current.save(folder.checkpoint, mark)  # noqa: E731
     try:
-        train(job, state, checkpoint=checkpoint, finish_epoch=finish_epoch, watcher=watcher)
+        train(job, state, checkpoint=checkpoint, finish_epoch=finish_epoch, back_off=back_off, watcher=watcher)
     except KeyboardInterrupt:
         close("interrupted")
         raise KeyboardInterrupt(f"Saved. Continue with: tightrope train --resume {folder.path}") from None
@@ -203,6 +220,15 @@ def _check_folder(folder: RunFolder, previous: RunRecord | None, config: RunConf
         )
     if previous.config != config_values(config):
         raise ConfigError([f"it differs from the one that {folder.path} was started with"], "the configuration")
+
+
+def _plan(config: RunConfig, job: Job) -> Plan | None:
+    """The plan of a new run, where the size of the chunks is left to it."""
+    if not (isinstance(job.smoother, Population) and job.smoother.chunk == "auto"):
+        return None
+    plan = plan_of(config, job)
+    check_fits(plan)
+    return plan
 
 
 def _new_record(name: str, config: RunConfig, job: Job, threads: int) -> RunRecord:

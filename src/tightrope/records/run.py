@@ -65,6 +65,74 @@ class EpochRecord(_Record):
     validation: dict[str, Number]
 
 
+class Trial(_Record):
+    """One measured step of a calibration.
+
+    Attributes:
+        batch: images.
+        pairs: of the population; 1 without one.
+        chunk: pairs evaluated at once.
+        seconds: median.
+        peak_memory: bytes beyond what is held between steps.
+    """
+
+    batch: int
+    pairs: int
+    chunk: int
+    seconds: float
+    peak_memory: int
+
+
+class Plan(_Record):
+    """What training will take on this machine, predicted from a few steps.
+
+    Attributes:
+        memory_budget: bytes that a step may need.
+        batch_size: images a step.
+        pairs: of the population; None without one.
+        chunk: pairs evaluated at once; None without a population.
+        peak_memory: bytes that a step needs beyond weights and data.
+        images: of the training split; None if it is not known.
+        steps_per_epoch, seconds_per_epoch, seconds: of an epoch, validation included, and of the run; None with
+            ``images``.
+        trials: what was measured.
+    """
+
+    device: str
+    memory_budget: int
+    weights: int
+    batch_size: int
+    pairs: int | None
+    chunk: int | None
+    seconds_per_step: float
+    peak_memory: int
+    images: int | None
+    steps_per_epoch: int | None
+    seconds_per_epoch: float | None
+    epochs: int
+    seconds: float | None
+    trials: tuple[Trial, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether a step fits the budget."""
+        return self.peak_memory <= self.memory_budget
+
+
+class BackOff(_Record):
+    """The GPU's memory ran out: from this step on fewer pairs are evaluated at once, with the same draws.
+
+    Attributes:
+        step: finished steps, the one that was repeated included.
+        before, after: pairs evaluated at once.
+    """
+
+    kind: Literal["out of memory"] = "out of memory"
+    step: int
+    before: int
+    after: int
+
+
 class RunRecord(_Record):
     """A training run.
 
@@ -75,6 +143,8 @@ class RunRecord(_Record):
             it in again.
         weights: number of trainable weights.
         samples: training and validation images.
+        plan: what was predicted, and the chunk that was chosen, where that was asked for.
+        events: what happened on the way.
         weights_sha256: of the final weights; empty until finished.
         final: the last epoch's record.
     """
@@ -90,6 +160,8 @@ class RunRecord(_Record):
     steps: int
     seconds: float
     resumed: int = 0
+    plan: Plan | None = None
+    events: tuple[BackOff, ...] = ()
     weights_sha256: str = ""
     final: EpochRecord | None = None
     message: str = ""

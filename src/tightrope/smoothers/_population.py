@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,10 +13,39 @@ from torch import Tensor
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.compiled import at_members
 from tightrope.core.noise import weight_noise
-from tightrope.core.protocols import LossFn, Std
+from tightrope.core.protocols import LossFn, Smoother, Std
 from tightrope.errors import InputError
 
+Chunk = int | Literal["auto"]
+"""Pairs evaluated at once; ``auto``: as many as training finds fastest within its memory, one elsewhere."""
+
 _VALUE = "\0value"  # a key that no metric has
+
+
+@runtime_checkable
+class Population(Protocol):
+    """A smoother that evaluates antithetic pairs, some of them at once."""
+
+    @property
+    def pairs(self) -> int: ...
+    @property
+    def chunk(self) -> Chunk: ...
+
+
+def at_once(chunk: Chunk) -> int:
+    """Pairs that a smoother evaluates at once.
+
+    Raises:
+        InputError: neither ``auto`` nor an integer >= 1.
+    """
+    count = 1 if chunk == "auto" else chunk
+    check_counts(chunk=count)
+    return count
+
+
+def resized(smoother: Population, pairs: int, chunk: int) -> Smoother:
+    """The same smoother (a frozen dataclass, as all plug-ins) with a population of another size."""
+    return cast(Smoother, replace(cast(Any, smoother), pairs=pairs, chunk=chunk))
 
 
 def check_std(std: Std, trainable: Sequence[str], *, needs_noise: bool) -> dict[str, float]:

@@ -12,6 +12,8 @@ from tightrope.core.noise import draw_seed
 from tightrope.core.protocols import GradEstimate, LossFn, SmootherState, Std
 from tightrope.smoothers._population import (
     Averages,
+    Chunk,
+    at_once,
     check_counts,
     check_std,
     chunks,
@@ -30,7 +32,8 @@ class Pgpe:
 
     Args:
         pairs: antithetic pairs per step (n).
-        chunk: pairs evaluated at once. The result does not depend on it but for rounding.
+        chunk: pairs evaluated at once. The result does not depend on it but for rounding. ``auto`` leaves the number to
+            the planner of training, and is 1 elsewhere.
 
     Cost: 2 * pairs forward passes. Noise is drawn chunk by chunk, so that memory does not grow with their
     number.
@@ -48,13 +51,13 @@ class Pgpe:
     """
 
     pairs: int = 32
-    chunk: int = 1
+    chunk: Chunk = 1
 
     needs_gradient: ClassVar[bool] = False
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_counts(pairs=self.pairs, chunk=self.chunk)
+        check_counts(pairs=self.pairs, chunk=at_once(self.chunk))
 
     def init(self, params: Params, trainable: tuple[str, ...]) -> SmootherState:
         """See :meth:`tightrope.core.protocols.Smoother.init`."""
@@ -76,7 +79,7 @@ class Pgpe:
         params = {name: value.detach() for name, value in params.items()}
         grad = {name: torch.zeros_like(params[name]) for name in state.trainable}
         averages = Averages()
-        for piece in chunks(self.pairs, self.chunk):
+        for piece in chunks(self.pairs, at_once(self.chunk)):
             noise = stacked_noise(params, by_name, seed, piece)
             above, metrics = evaluate_members(loss, params, noise)
             averages.add(above, metrics)

@@ -12,6 +12,8 @@ from tightrope.core.noise import draw_seed
 from tightrope.core.protocols import GradEstimate, LossFn, SmootherState, Std
 from tightrope.smoothers._population import (
     Averages,
+    Chunk,
+    at_once,
     check_counts,
     check_std,
     chunks,
@@ -29,7 +31,8 @@ class Rgs:
 
     Args:
         pairs: antithetic pairs z, -z per step.
-        chunk: pairs evaluated at once. The result does not depend on it but for rounding.
+        chunk: pairs evaluated at once. The result does not depend on it but for rounding. ``auto`` leaves the number to
+            the planner of training, and is 1 elsewhere.
 
     Cost: 2 * pairs forward and backward passes; memory of 2 * chunk.
 
@@ -46,13 +49,13 @@ class Rgs:
     """
 
     pairs: int = 1
-    chunk: int = 1
+    chunk: Chunk = 1
 
     needs_gradient: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_counts(pairs=self.pairs, chunk=self.chunk)
+        check_counts(pairs=self.pairs, chunk=at_once(self.chunk))
 
     def init(self, params: Params, trainable: tuple[str, ...]) -> SmootherState:
         """See :meth:`tightrope.core.protocols.Smoother.init`."""
@@ -75,7 +78,7 @@ class Rgs:
         members = 2 * self.pairs
         total = {name: torch.zeros_like(params[name]) for name in state.trainable}
         averages = Averages()
-        for piece in chunks(self.pairs, self.chunk):
+        for piece in chunks(self.pairs, at_once(self.chunk)):
             noise = stacked_noise(params, by_name, seed, piece)
             for sign in (1.0, -1.0):
                 leaves = {name: params[name].detach().requires_grad_() for name in state.trainable}

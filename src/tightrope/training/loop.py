@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +18,14 @@ from tightrope.core.compiled import Backend, Compiled, StepLoss
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.precision import Precision, float32_products
-from tightrope.core.protocols import Batch, LossFn, Smoother, TrainingMethod
+from tightrope.core.protocols import Batch, LossFn, Smoother, SmootherState, TrainingMethod
 from tightrope.core.spec import Spec
 from tightrope.data._loader import Samples, augment, epoch_order, part_of, take, to_unit
-from tightrope.errors import NumericalError
+from tightrope.errors import NumericalError, OutOfMemoryError
 from tightrope.methods._regularizers import Penalty
-from tightrope.records.run import EpochRecord
+from tightrope.records.run import BackOff, EpochRecord
 from tightrope.schedules import Schedule
+from tightrope.smoothers._population import Population, at_once, resized
 from tightrope.smoothers.none import Unsmoothed
 from tightrope.training.events import StepEvent, Watcher
 from tightrope.training.interrupt import DeferredInterrupt
@@ -108,7 +110,9 @@ class Job:
         """The state before the first step."""
         params = {name: value.detach().clone() for name, value in self.params.items()}
         optimizer = self.optimizer([params[name] for name in self.network.trainable])
-        return State(params, optimizer, self.smoother.init(params, self.network.trainable), Meter())
+        population = self.smoother if isinstance(self.smoother, Population) else None
+        chunk = None if population is None else min(population.pairs, at_once(population.chunk))
+        return State(params, optimizer, self.smoother.init(params, self.network.trainable), Meter(), chunk)
 
 
 def train(
@@ -117,6 +121,7 @@ def train(
     *,
     checkpoint: Callable[[State], None],
     finish_epoch: Callable[[EpochRecord], None],
+    back_off: Callable[[BackOff], None],
     watcher: Watcher,
 ) -> None:
     """Run the job from ``state`` to its end; the state is advanced in place.
@@ -126,18 +131,21 @@ def train(
         state: new, or restored from a checkpoint.
         checkpoint: stores the state: now and then, after every epoch, and before an interrupt or an error is raised.
         finish_epoch: stores the record of an epoch, before the checkpoint after it.
+        back_off: stores that a step was repeated in smaller chunks, before the checkpoint after it.
         watcher: is told of progress.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the current step.
         NumericalError: NaN or infinity in the gradient; the weights are those before that step.
+        OutOfMemoryError: the GPU's memory ran out, one pair at a time; the weights are those before that step.
     """
     last_event = last_checkpoint = clock = time.monotonic()
     with DeferredInterrupt() as interrupt, float32_products(job.precision):
         while state.step < job.steps:
+            chunk = state.chunk
             try:
                 train_step(job, state)
-            except NumericalError:
+            except (NumericalError, OutOfMemoryError):
                 checkpoint(state)
                 raise
             now = time.monotonic()
@@ -146,6 +154,9 @@ def train(
                 record = _close_epoch(job, state)
                 finish_epoch(record)
                 watcher.on_epoch(record)
+                last_checkpoint = -math.inf
+            if chunk is not None and state.chunk is not None and state.chunk < chunk:
+                back_off(BackOff(step=state.step, before=chunk, after=state.chunk))
                 last_checkpoint = -math.inf
             if now - last_event > EVENT_SECONDS or state.step == job.steps:
                 watcher.on_step(_event(job, state))
@@ -158,7 +169,44 @@ def train(
 
 
 def train_step(job: Job, state: State) -> None:
-    """One step: batch, gradient estimate, penalties, update. Everything random is a function of (seed, step)."""
+    """One step: batch, gradient estimate, penalties, update. Everything random is a function of (seed, step).
+
+    Where the GPU's memory runs out in the estimate, which changes nothing, it is repeated, half as many pairs at once.
+    """
+    while (found := _attempt(job, state)) is None:
+        _shrink(job, state)
+    _update(job, state, found)
+
+
+class _Found(NamedTuple):
+    """What a step has computed before it changes anything."""
+
+    batch: Batch
+    grad: dict[str, Tensor]
+    metrics: Metrics
+    smoother: SmootherState
+
+
+def _attempt(job: Job, state: State) -> _Found | None:
+    """The gradient of a step, or None if the memory did not suffice; what was held is free again after the return."""
+    try:
+        return _gradient(job, state)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _shrink(job: Job, state: State) -> None:
+    if state.chunk is None or state.chunk == 1:
+        chunk = "" if state.chunk is None else ", even one pair at a time"
+        raise OutOfMemoryError(
+            f"The GPU's memory does not suffice for step {state.step}{chunk}. Start a run with a smaller "
+            "train.batch_size, a smaller network or a looser relaxation; tightrope plan says beforehand what fits."
+        )
+    state.chunk //= 2
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
+
+
+def _gradient(job: Job, state: State) -> _Found:
     device = next(iter(state.params.values())).device
     epoch, index = divmod(state.step, job.steps_per_epoch)
     position = state.step / job.steps_per_epoch
@@ -168,13 +216,20 @@ def train_step(job: Job, state: State) -> None:
     eps = _radius(radius, device)
     draws = job.method.draws(batch, eps, generator)
     loss = job.loss_at(batch, eps, draws)
-    estimate = job.smoother.estimate(loss, state.params, state.smoother, std=job.std(position), generator=generator)
+    smoother = job.smoother
+    if isinstance(smoother, Population) and state.chunk is not None:
+        smoother = resized(smoother, smoother.pairs, state.chunk)
+    estimate = smoother.estimate(loss, state.params, state.smoother, std=job.std(position), generator=generator)
     grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
     _add_penalty(job, state, batch, eps, radius, grad, metrics)
-    _update_statistics(job.network, state.params, batch)
-    metrics["grad_norm"] = _descend(job, state, grad, job.lr(position))
-    state.smoother = estimate.state
-    state.meter.add(metrics)
+    return _Found(batch, grad, metrics, estimate.state)
+
+
+def _update(job: Job, state: State, found: _Found) -> None:
+    _update_statistics(job.network, state.params, found.batch)
+    norm = _descend(job, state, found.grad, job.lr(state.step / job.steps_per_epoch))
+    state.smoother = found.smoother
+    state.meter.add({**found.metrics, "grad_norm": norm})
     state.step += 1
 
 

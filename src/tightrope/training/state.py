@@ -47,6 +47,7 @@ class State:
     """Everything that changes during a run. All randomness is a function of (seed, step), so none is stored.
 
     Attributes:
+        chunk: pairs of the population evaluated at once; None without a population.
         step: finished steps.
         seconds: of training, pauses left out.
     """
@@ -55,14 +56,15 @@ class State:
     optimizer: torch.optim.Optimizer
     smoother: SmootherState
     meter: Meter
+    chunk: int | None = None
     step: int = 0
     seconds: float = 0.0
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write a checkpoint atomically. ``fingerprint`` names the configuration it belongs to."""
         tensors = self._tensors()
-        facts = {"step": self.step, "seconds": self.seconds, "run": fingerprint, "tensors": len(tensors)}
-        save_tensors(path, tensors, facts)
+        facts = {"step": self.step, "seconds": self.seconds, "chunk": self.chunk}
+        save_tensors(path, tensors, facts | {"run": fingerprint, "tensors": len(tensors)})
 
     def restore(self, path: Path, fingerprint: str) -> None:
         """Take over a checkpoint of the same run.
@@ -84,6 +86,7 @@ class State:
         self.smoother = SmootherState(self.smoother.trainable, _group(tensors, "smoother"))
         self.meter = Meter({k: v for k, v in meter.items() if k != "steps"}, int(meter["steps"]))
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+        self.chunk = facts.get("chunk", self.chunk)
 
     def _tensors(self) -> dict[str, Tensor]:
         groups: dict[str, Mapping[str, Tensor]] = {
