@@ -16,8 +16,9 @@ from helpers import F64, build, case, labels_for, margins64, relaxation
 from tightrope.core import registry
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.protocols import Batch, LossFn, TrainingMethod
-from tightrope.core.spec import Spec
+from tightrope.core.spec import Spec, evaluate, margin_cross_entropy
 from tightrope.errors import InputError, UnknownNameError
+from tightrope.methods._fusion import fused_cross_entropy
 
 BATCH = 4
 EPS = torch.tensor(0.1, dtype=F64)
@@ -144,11 +145,61 @@ def test_robust_weight_mixes_linearly(name: str, choice: str | None) -> None:
 
 
 @pytest.mark.parametrize("choice", registry.names("relaxations"))
-def test_certified_bounds_every_adversarial_loss(choice: str) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_certified_bounds_every_adversarial_loss(choice: str, fused: bool) -> None:
     """An upper bound of the cross-entropy at any input of the box, here at attacked ones."""
-    certified, _ = loss_of(method("certified", choice), "mlp")(case("mlp").params)
+    certified, _ = loss_of(method("certified", choice, fused=fused), "mlp")(case("mlp").params)
     adversarial, _ = loss_of(method("pgd", None), "mlp")(case("mlp").params)
     assert certified >= adversarial - 1e-9
+
+
+@pytest.mark.parametrize("choice", registry.names("relaxations"))
+@pytest.mark.parametrize("eps", [0.0, 1e-9, 1e-3, 0.05, 0.3, 1.0])
+def test_a_fused_loss_is_sound_at_every_radius(choice: str, eps: float) -> None:
+    """Above the loss at corners and random points, exact at radius 0; its certificates hold there."""
+    known, x = case("residual"), case("residual").inputs(BATCH)
+    box, spec = tr.linf_box(x, eps), margins64(BATCH)
+    losses, certified = fused_cross_entropy(known.net, known.params, box, spec, relaxation(choice))
+    share = torch.rand(200, *x.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+    share[100:] = share[100:].round()
+    for part in share:
+        rows = evaluate(spec, known.net(known.params, box.lower + part * (box.upper - box.lower)))
+        assert torch.all(losses >= margin_cross_entropy(rows, spec.clause) - 1e-9)
+        assert torch.all((rows > 0).all(1) | ~certified)
+    if eps == 0:
+        rows = evaluate(spec, known.net(known.params, x))
+        torch.testing.assert_close(losses, margin_cross_entropy(rows, spec.clause), rtol=1e-5, atol=1e-6)
+
+
+def test_fused_losses_of_large_margins_do_not_overflow() -> None:
+    known, spec = case("mlp"), margins64(BATCH)
+    params = {key: value * 1e4 for key, value in known.params.items()}
+    loss = tr.certified_loss(
+        known.net, relaxation("crown_ibp"), tr.linf_box(known.inputs(BATCH), 0.3), spec, fused=True
+    )
+    grads = gradient(loss, params)
+    assert torch.isfinite(loss(params)[0])
+    assert all(torch.isfinite(grad).all() for grad in grads.values())
+
+
+def test_fusion_gradient_is_the_derivative() -> None:
+    known, box = case("leaky"), tr.linf_box(case("leaky").inputs(BATCH), 0.05)
+    loss = tr.certified_loss(known.net, relaxation("crown_ibp"), box, margins64(BATCH), fused=True)
+    names = list(known.net.trainable)
+
+    def value(*weights: Tensor) -> Tensor:
+        return loss({**known.params, **dict(zip(names, weights, strict=True))})[0]
+
+    at = tuple(known.params[name].clone().requires_grad_() for name in names)
+    assert torch.autograd.gradcheck(value, at, eps=1e-7, atol=1e-5, fast_mode=True)
+
+
+def test_disjunctions_cannot_be_fused() -> None:
+    spec = margins64(BATCH)._replace(clause=(0, 0))
+    with pytest.raises(InputError, match="fused=False"):
+        tr.certified_loss(
+            case("mlp").net, relaxation("ibp"), tr.linf_box(case("mlp").inputs(BATCH), 0.1), spec, fused=True
+        )
 
 
 @each_method

@@ -44,5 +44,7 @@ class CrownIbp:
         pre: Mapping[str, Interval] | None = None,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
+        if pre is not None and all(name in pre for name in network.pre_activations):
+            return backward_bounds(network, params, box, spec, LOWER[self.slope], pre)
         forward = forward_intervals(network, params, box, pre=pre)
         return backward_bounds(network, params, box, spec, LOWER[self.slope], forward.intervals, forward)
