@@ -207,11 +207,16 @@ class Factored:
 
     def patches(self) -> Patches:
         """Multiplied out."""
-        if self.matrix is None:
+        if self.end is None:
             same, other = self.weight * self.middle[:, :, None], self.weight.abs() * self.gap[:, :, None]
-        else:
-            same, other = self._product(self.weight, self.middle), self._product(self.weight.abs(), self.gap)
-        return Patches(torch.cat([other + same, other - same], 2), self.frame, clean=self.end is None)
+            return Patches(torch.cat([other + same, other - same], 2), self.source, clean=True)
+        plus, minus = [], []
+        for source, target in self._bands():
+            same, other = self._products(self.middle, self.gap, source, target, kinds_last=False)
+            plus.append(other + same)
+            minus.append(other - same)
+        value = torch.cat([torch.cat(plus, 3), torch.cat(minus, 3)], 1)  # (batch * positions, kinds, *window)
+        return Patches(value.reshape(*self.middle.shape[:2], value.shape[1], -1), self.end, clean=False)
 
     def times(self, factor: Tensor | float) -> Coef:
         """See :meth:`Dense.times`."""
@@ -246,8 +251,7 @@ class Factored:
         plus = minus = self.weight.new_zeros(())
         for source, target in self._bands():
             inside = windows[:, :, target].reshape(batch * positions, 1, -1)
-            same = self._band(self.weight, middle, source, target)
-            other = self._band(self.weight.abs(), gap, source, target)
+            same, other = self._products(middle, gap, source, target, kinds_last=True)
             plus = plus + torch.bmm(inside, (other + same).abs())
             minus = minus + torch.bmm(inside, (other - same).abs())
         return _rows(plus.reshape(batch, positions, -1), minus.reshape(batch, positions, -1))
@@ -263,13 +267,6 @@ class Factored:
         matrix = _composed(self.source, self.weight, transpose)
         return replace(self, matrix=matrix, window=window, end=self.source.behind(window, shape))
 
-    def _product(self, weight: Tensor, slope: Tensor) -> Tensor:
-        """(batch, positions, kinds, entries of ``end``)."""
-        assert self.matrix is not None
-        kinds, entries = weight.shape
-        products = (weight.T[:, :, None] * self.matrix[:, None]).reshape(entries, -1)
-        return matmul(slope, products).reshape(*slope.shape[:2], kinds, -1)
-
     def _bands(self) -> Iterator[tuple[slice, slice]]:
         """Rows of the windows of ``source`` that reach a band of rows of those of ``end``; others multiply zeros."""
         assert self.window is not None
@@ -284,16 +281,31 @@ class Factored:
                 slice(first, last),
             )
 
-    def _band(self, weight: Tensor, slope: Tensor, source: slice, target: slice) -> Tensor:
-        """A band of the product, (batch * positions, entries of the band, kinds)."""
+    def _products(
+        self, middle: Tensor, gap: Tensor, source: slice, target: slice, *, kinds_last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``W * middle @ matrix`` and ``|W| * gap @ matrix`` for a band of the windows of ``end``.
+
+        Returns:
+            Both (batch * positions, kinds, *band); or (batch * positions, entries, kinds).
+        """
         assert self.matrix is not None
         assert self.end is not None
-        kinds, (channels, kernel) = weight.shape[0], (self.source.shape[0], self.source.kernel)
-        matrix = self.matrix.reshape(channels, *kernel, self.end.shape[0], *self.end.kernel)
-        weight = weight.T.reshape(channels, *kernel, kinds)[:, source].reshape(-1, 1, kinds)
-        matrix = matrix[:, source, :, :, target].reshape(weight.shape[0], -1, 1)
-        slope = slope.reshape(-1, channels, *kernel)[:, :, source].flatten(1)
-        return matmul(slope, (weight * matrix).flatten(1)).reshape(slope.shape[0], -1, kinds)
+        kinds, (channels, kernel) = self.weight.shape[0], (self.source.shape[0], self.source.kernel)
+        weight = self.weight.T.reshape(channels, *kernel, kinds)[:, source].reshape(-1, kinds)
+        matrix = self.matrix.reshape(channels, *kernel, self.end.shape[0], *self.end.kernel)[:, source, :, :, target]
+        window = matrix.shape[3:]
+        matrix = matrix.reshape(weight.shape[0], -1)
+
+        def product(weight: Tensor, slope: Tensor) -> Tensor:
+            slope = slope.reshape(-1, channels, *kernel)[:, :, source].flatten(1)
+            if kinds_last:
+                columns = weight[:, None] * matrix[:, :, None]
+                return matmul(slope, columns.flatten(1)).reshape(slope.shape[0], -1, kinds)
+            columns = weight[:, :, None] * matrix[:, None]
+            return matmul(slope, columns.flatten(1)).reshape(slope.shape[0], kinds, *window)
+
+        return product(weight, middle), product(weight.abs(), gap)
 
 
 Coef = Dense | Patches | Factored

@@ -16,6 +16,10 @@ _LARGE = 2**24
 # blocks are slower (measured from 2**20 to 2**30), since each is fetched from the system and returned anew.
 _CHUNK = {"cpu": 2**22}
 _CHUNK_ELSEWHERE = 2**28
+# Entries of the largest coefficients of all rows of a node up to which what the backward pass needs is kept, about four
+# tensors of that size. Computing it anew takes a third more time.
+_KEPT = {"cpu": 2**28}
+_KEPT_ELSEWHERE = 2**31
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -108,6 +112,11 @@ def flat_rows(rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 def chunk_entries(device: torch.device) -> int:
     """Entries of the largest coefficient tensor above which rows are bounded in chunks."""
     return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
+
+
+def keeps(entries: int, device: torch.device) -> bool:
+    """Whether what the backward pass needs of coefficients with so many entries in all is kept, or computed anew."""
+    return entries <= _KEPT.get(device.type, _KEPT_ELSEWHERE)
 
 
 def can_recompute() -> bool:

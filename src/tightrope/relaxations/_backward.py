@@ -22,7 +22,7 @@ from tightrope.core.bounds import Bounds, Interval, Lines, Params, Shape
 from tightrope.core.box import Box
 from tightrope.core.coef import Coef, Dense, identity
 from tightrope.core.frame import Pair
-from tightrope.core.lowering import can_recompute, chunk_entries
+from tightrope.core.lowering import can_recompute, chunk_entries, keeps
 from tightrope.core.network import INPUT, Network
 from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.spec import Spec
@@ -101,13 +101,12 @@ class Engine:
     def _in_chunks(self, upper: Callable[[int, int], Tensor], name: str, count: int, rows: int) -> list[Tensor]:
         """``upper(first, last)`` over ``range(count)`` in pieces of bounded size; ``rows`` are the rows of one.
 
-        Several pieces are computed anew in the backward pass: keeping them would cost the memory that the pieces save,
-        and on a CPU more time than computing them in memory that is used again and again.
+        Where all of them together take too much memory, each is computed anew in the backward pass.
         """
         entries = rows * self._batch * _entries_of_a_row(self.network, name)
         step = max(1, chunk_entries(self._radius.device) // entries)
         pieces = [(first, min(first + step, count)) for first in range(0, count, step)]
-        if len(pieces) == 1 or not can_recompute():
+        if len(pieces) == 1 or keeps(count * entries, self._radius.device) or not can_recompute():
             return [upper(*piece) for piece in pieces]
         return [checkpoint(upper, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
 
