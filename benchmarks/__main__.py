@@ -20,6 +20,7 @@ from rich.console import Console
 
 from benchmarks import evolution, memory, peers, report
 from benchmarks.environment import ROOT, environment, load_average
+from benchmarks.problem import FUSED
 from benchmarks.protocol import Effort, Record, use_setting
 from benchmarks.scaling import AXES
 from benchmarks.suites import SUITES, Suite
@@ -128,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     cases = parser.add_argument_group("cases", "Each holds for the suites that have such cases.")
     cases.add_argument("--networks", type=_list_of(_name("models")), metavar="A,B")
     cases.add_argument("--batches", type=_list_of(_positive), metavar="N,M", help="training, limit, profile")
-    cases.add_argument("--relaxations", type=_list_of(_name("relaxations")), metavar="A,B")
+    fused = "a name with _fused at its end has loss fusion"
+    cases.add_argument("--relaxations", type=_list_of(_relaxation), metavar="A,B", help=fused)
     cases.add_argument("--width", type=_positive, help="channels of the first convolution")
     people = parser.add_argument_group("population")
     people.add_argument("--pairs", type=_positive)
@@ -156,6 +158,11 @@ def _axis(text: str) -> str:
 
 def _name(kind: str) -> Callable[[str], str]:
     return lambda text: _one_of(text, registry.names(kind))
+
+
+def _relaxation(text: str) -> str:
+    _one_of(text.removesuffix(FUSED), registry.names("relaxations"))
+    return text
 
 
 def _one_of(text: str, known: Sequence[str]) -> str:

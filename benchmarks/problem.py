@@ -20,6 +20,9 @@ from tightrope.core.spec import Spec
 
 SHAPE, CLASSES, EPS, STD, SEED = (1, 28, 28), 10, 0.1, 0.01, 0
 
+# After the name of a relaxation: the loss is bounded as a whole instead of every margin.
+FUSED = "_fused"
+
 # Widths that the field uses; others are 16.
 WIDTHS = {"cnn7": 64}
 
@@ -58,7 +61,10 @@ def problem(setting: Mapping[str, Any], batch: int) -> Problem:
 
 
 def loss_of(net: tr.Network, relaxation: str, box: tr.Box, target: Tensor | Spec) -> LossFn:
-    """The certified loss by the name of its relaxation."""
+    """The certified loss by the name of its relaxation, with loss fusion if that ends in ``_fused``."""
+    if relaxation.endswith(FUSED):
+        bounds = registry.create("relaxations", relaxation.removesuffix(FUSED))
+        return tr.certified_loss(net, bounds, box, target, fused=True)
     return tr.certified_loss(net, registry.create("relaxations", relaxation), box, target)
 
 

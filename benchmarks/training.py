@@ -15,12 +15,15 @@ from torch import Tensor
 
 import tightrope as tr
 from benchmarks import peers
-from benchmarks.problem import CLASSES, EPS, SHAPE, Problem, problem, training_step, width_of
+from benchmarks.problem import CLASSES, EPS, FUSED, SHAPE, Problem, problem, training_step, width_of
 from benchmarks.protocol import Agreement, Case, Contender, Group, Prepared
 from tightrope.core import registry
 from tightrope.core.spec import margin_cross_entropy
 
-RELAXATIONS = ("ibp", "hbox", "deepz", "crown_ibp", "deeppoly")
+RELAXATIONS = ("ibp", "hbox", "deepz", "crown_ibp", "crown_ibp_fused", "deeppoly")
+
+# Loss fusion beside the same relaxation without it.
+FUSION = ("crown_ibp_fused", "crown_ibp")
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,16 @@ def _group(options: Options, network: str, batch: int) -> Group:
         contenders,
         batch,
         "images/s",
-        tuple(shared.items()),
+        (*shared.items(), *([FUSION] if set(FUSION) <= set(options.relaxations) else [])),
         agreements=tuple(Agreement("margins", name, peer) for name, peer in shared.items()),
     )
 
 
 def _ours(made: Problem, name: str) -> Prepared:
     net, params = tr.from_module(made.module, SHAPE)
+    step = training_step(made, name)
+    if name.endswith(FUSED):
+        return Prepared(step)  # it has no margins
     relaxation = registry.create("relaxations", name)
     spec = tr.margin_spec(made.labels, CLASSES)
 
@@ -80,7 +86,7 @@ def _ours(made: Problem, name: str) -> Prepared:
     def facts() -> dict[str, Tensor]:
         return {"margins": relaxation.bounds(net, params, made.box, spec).margins}
 
-    return Prepared(training_step(made, name), facts)
+    return Prepared(step, facts)
 
 
 def _peer(made: Problem, method: str) -> Prepared:

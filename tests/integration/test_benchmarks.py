@@ -83,6 +83,14 @@ def test_training_record_says_what_does_not_fit(tmp_path: Path) -> None:
     assert "throughput" not in rows["deeppoly"]
 
 
+def test_loss_fusion_is_timed_against_the_loss_without(tmp_path: Path) -> None:
+    record = run(tmp_path, "training", "--relaxations", "crown_ibp,crown_ibp_fused", "--no-memory", "--width", "2")
+    (group,) = record["groups"]
+    assert [row["status"] for row in group["contenders"] if row["library"] == "tightrope"] == ["ok", "ok"]
+    (ratio,) = (ratio for ratio in group["ratios"] if ratio["of"] == "crown_ibp_fused")
+    assert ratio["over"] == "crown_ibp"
+
+
 def test_scaling_record(tmp_path: Path) -> None:
     record = run(tmp_path, "scaling", "--relaxations", "ibp", "--axes", "depth,specs,pairs")
     assert [group["setting"]["axis"] for group in record["groups"]] == ["depth", "specs", "pairs"]
