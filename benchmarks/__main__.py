@@ -19,9 +19,9 @@ import torch
 from rich.console import Console
 
 from benchmarks import evolution, memory, peers, report
+from benchmarks.case import Effort, Record, use_setting
 from benchmarks.environment import ROOT, environment, load_average
 from benchmarks.problem import FUSED
-from benchmarks.protocol import Effort, Record, use_setting
 from benchmarks.scaling import AXES
 from benchmarks.suites import SUITES, Suite
 from tightrope.core import registry
@@ -75,6 +75,7 @@ def _run(name: str, suite: Suite, device: str, options: argparse.Namespace, cons
         "environment": before | {"load_average_after": load_average()},
         "protocol": {
             "order": "interleaved",
+            "processes": "one for each library and setting of its allocator",
             "repeats": effort.repeats,
             "sample_seconds": effort.sample_seconds,
             "patience_seconds": effort.patience,
@@ -115,7 +116,7 @@ def _is_sound(group: Record) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suite", choices=[*SUITES, "all"])
-    parser.add_argument("--quick", action="store_true", help="tiny networks, about a minute: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, about two minutes: to see that it works")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the CPU, then the GPU if there is one")
     parser.add_argument("--threads", type=_positive, help="threads of PyTorch on the CPU")
     out = ROOT / "results" / "benchmarks"

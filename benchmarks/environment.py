@@ -12,7 +12,7 @@ import torch
 
 import tightrope
 from benchmarks import evolution, peers
-from benchmarks.protocol import Record
+from benchmarks.case import Record
 
 # Variables that change how fast PyTorch computes on the CPU.
 SETTINGS = (

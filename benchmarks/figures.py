@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from benchmarks.protocol import Record
+from benchmarks.case import Record
 
 # Colours of Okabe and Ito: distinguishable with colour-blind eyes and in grey.
 OURS, PEER, PLAIN, OTHER = "#0072B2", "#E69F00", "#56B4E9", "#999999"
@@ -123,7 +123,7 @@ def _bars(
     """Bars from 0 or, where they would differ too much to be seen, dots on a logarithmic scale."""
     rows = group["contenders"]
     values = [value_of(row) for row in rows]
-    known = [value for value in values if value]
+    known = [value for value in values if value] or [1.0]
     logarithmic = share is None and max(known) > LARGEST_RATIO * min(known)
     if logarithmic:
         panel.set_xscale("log")

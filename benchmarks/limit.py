@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.case import Case, Prepared, Record
 from benchmarks.problem import EPS, problem, training_step, width_of
-from benchmarks.protocol import Case, Contender, Group, Prepared, Record, summary
+from benchmarks.protocol import Contender, Group, ours, summary
 
 # Shapes (count, rows, inner, columns) of matrix products. The last three are those of DeepPoly on cnn3, width 16, batch
 # 32: rows pulled through the second convolution, then through the first, and their products with a batch's windows.
@@ -66,9 +67,13 @@ def prepare(case: Case) -> Prepared:
 
 def conclude(group: Record) -> Record:
     """The group with achieved rates and their shares of the best product and of the copy, round by round."""
-    rows = [row for row in group["contenders"] if "work" in row]
+    rows = [row for row in group["contenders"] if row["status"] == "ok"]
     products = [row for row in rows if "product" in row["setting"]]
     copies = [row for row in rows if row["name"] == COPY]
+    if not (products and copies):
+        for row in rows:
+            row |= {"status": "failed", "reason": "neither a product nor a copy ran to compare with"}
+        return group
     for row in rows:
         row["gflop_per_second"] = summary(_rates(row, "flop"))
         row["gbyte_per_second"] = summary(_rates(row, "bytes"))
@@ -84,10 +89,10 @@ def _group(options: Options, network: str) -> Group:
     shrink = QUICK_SHARE if options.small else 1
     products = {name: Contender("PyTorch", {"product": _shrunk(shape, shrink)}) for name, shape in PRODUCTS.items()}
     copy = {COPY: Contender("PyTorch", {"bytes": COPY_BYTES // shrink})}
-    steps = {name: Contender("tightrope", {"relaxation": name}) for name in options.relaxations or relaxations}
+    steps = {name: ours({"relaxation": name}) for name in options.relaxations or relaxations}
     setting: dict[str, Any] = {"network": network, "width": width, "batch": batch, "eps": EPS}
     return Group(
-        "limit",
+        __name__,
         f"{network}, width {width}, batch {batch}",
         setting | {"device": options.device, "threads": options.threads},
         products | copy | steps,

@@ -9,7 +9,6 @@ from run to run by more than what is measured here. On a GPU it is what the allo
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.protocol import Case, Effort, Prepared, Record, brief, failure, use_setting
+from benchmarks.case import ENDED_BY_SYSTEM, Case, Effort, Record, brief, failure, use_setting
 
 try:
     import resource
@@ -65,7 +64,7 @@ def probe(case: Case, effort: Effort) -> Record:
             result: Record = json.loads(line.removeprefix(MARK))
             return result
     if done.returncode == -9:
-        return {"status": "does not fit", "reason": "ended by the system, which does so when memory runs out"}
+        return dict(ENDED_BY_SYSTEM)
     return {"status": "failed", "reason": brief(f"exit code {done.returncode}: {done.stderr[-300:]}")}
 
 
@@ -82,7 +81,7 @@ def _attempt(case: Case, limit: float | None) -> Record:
     _wake(case.setting["device"])
     allowed = _allowed_on_gpu(limit) if on_gpu else _allowed_on_cpu(limit)
     try:
-        prepared: Prepared = importlib.import_module(f"benchmarks.{case.suite}").prepare(case)
+        prepared = case.prepare()
         gc.collect()
         peak = _peak_on_gpu(prepared.run, allowed) if on_gpu else _peak_on_cpu(prepared.run, allowed)
     except Exception as error:  # whatever went wrong is the result of this process

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.case import Case, Prepared, Record, use_setting
 from benchmarks.memory import MIB
 from benchmarks.problem import CLASSES, EPS, SEED, SHAPE
-from benchmarks.protocol import Case, Contender, Group, Prepared, Record, use_setting
+from benchmarks.protocol import Group, ours
 from tightrope.data._loader import Samples
 from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.config import RunConfig
@@ -116,10 +117,10 @@ def _group(options: Options, network: str, batch: int) -> Group:
     names = [f"{relaxation}, {smoother}" for relaxation in options.relaxations for smoother in SMOOTHERS]
     setting: dict[str, Any] = {"network": network, "batch": batch, "device": options.device, "threads": options.threads}
     return Group(
-        "plan",
+        __name__,
         f"{network}, batch {batch}",
         setting | {"eps": EPS, "forecasts": {name: _forecast(setting, name) for name in names}},
-        dict.fromkeys(names, Contender("tightrope")),
+        dict.fromkeys(names, ours()),
         batch,
         "images/s",
     )

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 import tightrope as tr
 from benchmarks import evolution
+from benchmarks.case import Case, Prepared
 from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, STD, Problem, loss_of, problem, smoother_step, width_of
-from benchmarks.protocol import Agreement, Case, Contender, Group, Prepared
+from benchmarks.protocol import Agreement, Contender, Group, ours
 from tightrope.core.protocols import LossFn
 from tightrope.core.spec import Spec, margin_cross_entropy
 
@@ -76,22 +77,22 @@ def _speed(options: Options, network: str, relaxation: str) -> Group:
     chunks = [size for size in options.chunks if size <= pairs]
     total = 2 * pairs * options.images
     passes = sorted({size for size in options.passes if total % size == 0 == size % options.images} | {total})
-    ours = {f"chunk={size}": Contender("tightrope", {"chunk": size}) for size in chunks}
-    plain = {f"plain, {size} a pass": Contender("tightrope", {"images_per_pass": size}) for size in passes}
+    smoothed = {f"chunk={size}": ours({"chunk": size}) for size in chunks}
+    plain = {f"plain, {size} a pass": ours({"images_per_pass": size}) for size in passes}
     peers = {f"{evolution.PREFIX}chunk={size}": _evotorch_contender(size) for size in chunks if size > 1}
     if evolution.VERSION is None:
         peers = {}
-    families = {BEST: tuple(ours), BEST_PLAIN: tuple(plain), BEST_EVOTORCH: tuple(peers)}
+    families = {BEST: tuple(smoothed), BEST_PLAIN: tuple(plain), BEST_EVOTORCH: tuple(peers)}
     references = (BEST_PLAIN, LOOP, *([BEST_EVOTORCH] if peers else []))
-    first, *others = ours
+    first, *others = smoothed
     return Group(
-        "population",
+        __name__,
         f"PGPE, {relaxation}, {_described(setting)}, {pairs} pairs",
         setting,
-        ours | {LOOP: Contender("plain PyTorch")} | plain | peers,
+        smoothed | {LOOP: Contender("plain PyTorch")} | plain | peers,
         total,
         "image evaluations/s",
-        tuple((BEST, over) for over in references) + tuple((name, BEST_PLAIN) for name in ours),
+        tuple((BEST, over) for over in references) + tuple((name, BEST_PLAIN) for name in smoothed),
         families,
         tuple(Agreement("gradient", first, name, 1e-3) for name in others)
         + tuple(Agreement("loss", first, name) for name in (LOOP, *plain, *peers)),
@@ -104,10 +105,10 @@ def _memory(options: Options, network: str, relaxation: str) -> Group:
     setting = _setting(options, network, relaxation, images) | {"chunk": min(4, *options.memory_pairs)}
     counts = dict(zip((few, many), options.memory_pairs, strict=True))
     return Group(
-        "population",
+        __name__,
         f"peak memory of PGPE, {relaxation}, {_described(setting)}, chunk {setting['chunk']}",
         setting,
-        {name: Contender("tightrope", {"pairs": pairs}) for name, pairs in counts.items()},
+        {name: ours({"pairs": pairs}) for name, pairs in counts.items()},
         images,
         "image evaluations/s",
         ((many, few),),

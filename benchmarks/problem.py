@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import tightrope as tr
-from benchmarks.protocol import Prepared
+from benchmarks.case import Prepared
 from tightrope.core import registry
 from tightrope.core.protocols import LossFn
 from tightrope.core.spec import Spec

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.case import Effort, Record, synchronise, use_setting
 from benchmarks.problem import EPS, problem, training_step, width_of
-from benchmarks.protocol import Contender, Effort, Group, Record, synchronise, use_setting
+from benchmarks.protocol import Group, ours
+from tightrope.runtime.memory import keep_freed_memory
 
 TOP = 12  # operations listed
 STEP = "step"
@@ -57,6 +59,7 @@ def measure(group: Group, effort: Effort) -> Record:
     """
     setting = group.setting
     use_setting(setting)
+    keep_freed_memory()  # as training does
     run = training_step(problem(setting, setting["batch"]), setting["relaxation"])
     run()
     on_gpu = setting["device"] == "cuda"
@@ -123,7 +126,7 @@ def _group(options: Options, network: str, relaxation: str, batch: int) -> Group
     setting: dict[str, Any] = {"network": network, "width": width, "batch": batch, "eps": EPS}
     setting |= {"relaxation": relaxation, "device": options.device, "threads": options.threads}
     name = f"{network}, width {width}, batch {batch}, {relaxation}"
-    return Group("profile", name, setting, {STEP: Contender("tightrope")}, batch, "images/s")
+    return Group(__name__, name, setting, {STEP: ours()}, batch, "images/s")
 
 
 def _shares(taken: dict[str, float], calls: dict[str, int], steps: int) -> Record:

@@ -2,67 +2,36 @@
 
 A suite names **groups**; a group names **contenders** that do the same work in different ways. Each contender first
 runs once in a fresh process, which gives its peak memory and tells whether it fits at all. Those that fit are then
-warmed up and timed in one process, in turn (A B C A B C ...), so that a machine that slows down slows all of them.
-Every figure is a median with its extremes, and ratios are taken within a round before their median is.
+warmed up and timed in turn (A B C A B C ...), so that a machine that slows down slows all of them; the contenders of a
+library share a worker process, which sleeps while those of another are timed. Every figure is a median with its
+extremes, and ratios are taken within a round before their median is.
 
 A contender that does not fit, or whose single step takes longer than anybody wants to wait, is recorded as such.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks import work
+from benchmarks import memory
+from benchmarks.case import Case, Effort, Record
+from benchmarks.worker import Sample, StoppedError, Worker
 
-Record = dict[str, Any]
-
-# A timed sample repeats a step at most this often, however short the step is.
-MAX_STEPS = 1000
 # Rounds that slow contenders get even if they take longer than a group should.
 MIN_ROUNDS = 3
+# Seconds beyond the patience after which a worker that does not answer is given up.
+GRACE = 60.0
 
-
-class Prepared(NamedTuple):
-    """A contender, set up and ready to be timed.
-
-    Attributes:
-        run: one step of the work.
-        facts: results by name, for the agreements of the group.
-    """
-
-    run: Callable[[], object]
-    facts: Callable[[], dict[str, Tensor]] = dict
-
-
-class Sample(NamedTuple):
-    """What a step took: by the clock, and of all cores together (more telling where others use the machine too)."""
-
-    seconds: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Case:
-    """One contender at one setting, in values that can be written as JSON and rebuilt in another process.
-
-    Attributes:
-        suite: module of this package whose ``prepare`` sets the case up.
-        contender: name within the group.
-        setting: everything that fixes the work; ``device`` is always there, ``threads`` if they are set.
-    """
-
-    suite: str
-    contender: str
-    setting: Mapping[str, Any]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -81,10 +50,17 @@ class Contender(NamedTuple):
     Attributes:
         library: that does the work.
         setting: what fixes it beyond the group's setting.
+        keeps_memory: whether the C library of its process keeps freed memory for the next step, as training has it.
     """
 
     library: str
     setting: Mapping[str, Any] = {}
+    keeps_memory: bool = False
+
+
+def ours(setting: Mapping[str, Any] | None = None) -> Contender:
+    """A contender that is timed as training runs."""
+    return Contender("tightrope", setting or {}, keeps_memory=True)
 
 
 @dataclass(frozen=True)
@@ -92,7 +68,7 @@ class Group:
     """Contenders that are timed together.
 
     Attributes:
-        suite: module that prepares them.
+        suite: module whose ``prepare`` sets them up.
         name: of the group, for people.
         setting: shared by all contenders.
         contenders: by name.
@@ -122,57 +98,17 @@ class Group:
         return Case(self.suite, contender, {**self.setting, **self.contenders[contender].setting})
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How carefully to measure.
-
-    Attributes:
-        repeats: timed rounds.
-        sample_seconds: a round repeats a step until it should last this long.
-        memory: whether to measure peak memory, each case in a process of its own.
-        memory_limit: GiB that a case may use beyond its set-up; None: 12 on the CPU, 90 % of the memory of a GPU.
-        patience: seconds that one step may take, its process and set-up included.
-        group_seconds: no new round begins after that time, once three are done.
-    """
-
-    repeats: int = 5
-    sample_seconds: float = 0.4
-    memory: bool = True
-    memory_limit: float | None = None
-    patience: float = 60.0
-    group_seconds: float = 90.0
-
-
-Probe = Callable[[Case, Effort], Record]
-
-
-def measure(group: Group, prepare: Callable[[Case], Prepared], effort: Effort, probe: Probe) -> Record:
-    """Measure a group.
-
-    Args:
-        group: what to measure.
-        prepare: sets a case up in this process.
-        effort: how carefully.
-        probe: runs a case once in a fresh process: status, peak memory and, if it did not run, the reason.
-
-    Returns:
-        The group's part of the record.
-    """
+def measure(group: Group, effort: Effort) -> Record:
+    """Measure a group: its part of the record."""
     rows: dict[str, Record] = {
-        name: {"name": name, "library": each.library, "setting": dict(each.setting), "status": "ok"}
+        name: {"name": name, "library": each.library, "keeps_memory": each.keeps_memory}
+        | {"setting": dict(each.setting), "status": "ok"}
         for name, each in group.contenders.items()
     }
     if effort.memory or not group.timed:
         for name, row in rows.items():
-            row.update(probe(group.case(name), effort))
-    ready = _set_up(group, prepare, rows) if group.timed else {}
-    if group.counted:
-        for name, prepared in ready.items():
-            rows[name]["work"] = work.count(prepared.run)
-    steps = {name: _warm_up(case.run, effort.sample_seconds, group) for name, case in ready.items()}
-    samples = _rounds(ready, steps, effort, group.setting["device"])
-    for name, each in samples.items():
-        rows[name] |= _timings(each, steps[name], group.units)
+            row.update(memory.probe(group.case(name), effort))
+    agreements = _time(group, rows, effort) if group.timed else []
     return {
         "name": group.name,
         "setting": dict(group.setting),
@@ -180,7 +116,7 @@ def measure(group: Group, prepare: Callable[[Case], Prepared], effort: Effort, p
         "units_per_step": group.units,
         "contenders": list(rows.values()),
         "ratios": _ratios(group, rows),
-        "agreements": _agreements(group, ready),
+        "agreements": agreements,
     }
 
 
@@ -194,87 +130,90 @@ def summary(values: Sequence[float]) -> Record:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the CPU or the GPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    signs = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory", "Cannot allocate memory")
-    return isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in signs)
+class _Crew:
+    """The contenders that run, each with its worker; those that stop leave, and their rows say why."""
+
+    def __init__(self, workers: Mapping[str, Worker], rows: Mapping[str, Record]) -> None:
+        self._workers, self._rows = dict(workers), rows
+
+    def ask(self, task: Callable[[Worker, str], Answer], names: Sequence[str] | None = None) -> dict[str, Answer]:
+        """The answers of all who are left, or of the named ones, asked in turn."""
+        answers = {}
+        for name in list(self._workers) if names is None else names:
+            if name in self._workers:  # it may have shared a process that has just ended
+                try:
+                    answers[name] = task(self._workers[name], name)
+                except StoppedError as stop:
+                    self._dismiss(name, stop.outcome)
+        return {name: answer for name, answer in answers.items() if name in self._workers}
+
+    def _dismiss(self, name: str, outcome: Record) -> None:
+        self._rows[name].update(outcome)
+        worker = self._workers.pop(name)
+        fellows = [other for other, its in self._workers.items() if its is worker and not worker.alive]
+        for other in fellows:
+            self._rows[other].update({"status": "failed", "reason": f"its process ended in a step of {name}"})
+            del self._workers[other]
 
 
-def failure(error: BaseException) -> Record:
-    """Status and reason of a case that did not run; the reason names no folder of this machine."""
-    if is_out_of_memory(error):
-        return {"status": "does not fit", "reason": "memory ran out"}
-    return {"status": "failed", "reason": brief(f"{type(error).__name__}: {error}")}
+def _time(group: Group, rows: Mapping[str, Record], effort: Effort) -> list[Record]:
+    """Write the timings of all contenders that run to their rows, and compare their facts."""
+    with ExitStack() as stack:
+        crew = _crew(group, rows, effort, stack)
+        counts = crew.ask(Worker.count) if group.counted else {}
+        steps = crew.ask(lambda worker, name: worker.warm_up(name, effort.sample_seconds))
+        rounds = _rounds(crew, effort)
+        for name in rounds[-1]:  # who is there in the last round was there in all of them
+            rows[name] |= _timings([samples[name] for samples in rounds], steps[name], group.units)
+            rows[name] |= {"work": counts[name]} if group.counted else {}
+        return _agreements(group, crew)
 
 
-def brief(text: str) -> str:
-    """The first 300 characters on one line, without folders."""
-    return re.sub(r"(?<![\w.])/[^\s\"':]*/", "", " ".join(text.split()))[:300]
+def _crew(group: Group, rows: Mapping[str, Record], effort: Effort, stack: ExitStack) -> _Crew:
+    """The contenders that fit, set up and run once, with one worker for those of a library."""
+    fit = [name for name, row in rows.items() if row["status"] == "ok"]
+    workers: dict[str, Worker] = {}
+    for names in _by_process(group, fit):
+        workers |= _set_up(group, names, rows, effort, stack)
+    return _Crew({name: workers[name] for name in fit if name in workers}, rows)
 
 
-def use_setting(setting: Mapping[str, Any]) -> None:
-    """Make this process compute as the setting says: threads, and full float32 on a GPU."""
-    if setting.get("threads"):
-        torch.set_num_threads(setting["threads"])
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+def _by_process(group: Group, names: Sequence[str]) -> list[list[str]]:
+    def process(name: str) -> tuple[str, bool]:
+        return group.contenders[name].library, group.contenders[name].keeps_memory
+
+    return [list(shared) for _, shared in groupby(sorted(names, key=process), process)]
 
 
-def synchronise(device: str) -> None:
-    """Wait for a GPU."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _set_up(group: Group, prepare: Callable[[Case], Prepared], rows: dict[str, Record]) -> dict[str, Prepared]:
-    """The contenders that run, each after one step; the status of the others is written to their rows."""
-    use_setting(group.setting)
-    ready = {}
-    for name, row in rows.items():
-        if row["status"] != "ok":
-            continue
+def _set_up(
+    group: Group, names: Sequence[str], rows: Mapping[str, Record], effort: Effort, stack: ExitStack
+) -> dict[str, Worker]:
+    """A worker in which the named contenders are set up; if one ends it, another worker begins with the rest."""
+    if not names:
+        return {}
+    keeps_memory = group.contenders[names[0]].keeps_memory
+    worker = Worker(group.setting, keeps_memory=keeps_memory, timeout=effort.patience + GRACE)
+    stack.callback(worker.close)
+    for name in names:
         try:
-            prepared = prepare(group.case(name))
-            prepared.run()
-        except Exception as error:  # a contender that fails must not end the run of the others
-            row.update(failure(error))
-        else:
-            ready[name] = prepared
-    return ready
+            worker.set_up(group.case(name))
+        except StoppedError as stop:
+            rows[name].update(stop.outcome)
+            if not worker.alive:
+                rest = [other for other in names if rows[other]["status"] == "ok"]
+                return _set_up(group, rest, rows, effort, stack)
+    return {name: worker for name in names if rows[name]["status"] == "ok"}
 
 
-def _warm_up(run: Callable[[], object], sample_seconds: float, group: Group) -> int:
-    """Run until timings settle; the number of steps that a sample needs."""
-    best, spent = math.inf, 0.0
-    while spent < sample_seconds / 2 or best == math.inf:
-        duration = _sample(run, 1, group.setting["device"]).seconds
-        best, spent = min(best, duration), spent + duration
-    return min(MAX_STEPS, max(1, round(sample_seconds / best)))
-
-
-def _sample(run: Callable[[], object], steps: int, device: str) -> Sample:
-    """The mean of ``steps`` steps."""
-    synchronise(device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        run()
-    synchronise(device)
-    return Sample((time.perf_counter() - start) / steps, (time.process_time() - cpu_start) / steps)
-
-
-def _rounds(
-    ready: Mapping[str, Prepared], steps: Mapping[str, int], effort: Effort, device: str
-) -> dict[str, list[Sample]]:
-    samples: dict[str, list[Sample]] = {name: [] for name in ready}
+def _rounds(crew: _Crew, effort: Effort) -> list[dict[str, Sample]]:
+    """Samples by name, round by round."""
     start = time.perf_counter()
-    for done in range(effort.repeats):
-        if done >= MIN_ROUNDS and time.perf_counter() - start > effort.group_seconds:
+    rounds: list[dict[str, Sample]] = []
+    while len(rounds) < effort.repeats:
+        if len(rounds) >= MIN_ROUNDS and time.perf_counter() - start > effort.group_seconds:
             break
-        for name, prepared in ready.items():
-            samples[name].append(_sample(prepared.run, steps[name], device))
-    return samples
+        rounds.append(crew.ask(Worker.sample))
+    return rounds
 
 
 def _timings(samples: Sequence[Sample], steps: int, units: int) -> Record:
@@ -321,22 +260,21 @@ def _memory_ratio(first: Record, second: Record) -> float | None:
     return a / b if a and b else None
 
 
-def _agreements(group: Group, ready: Mapping[str, Prepared]) -> list[Record]:
-    wanted = [a for a in group.agreements if a.first in ready and a.second in ready]
-    facts = {name: ready[name].facts() for name in {n for a in wanted for n in (a.first, a.second)}}
+def _agreements(group: Group, crew: _Crew) -> list[Record]:
+    facts = crew.ask(Worker.facts, list(dict.fromkeys(n for a in group.agreements for n in (a.first, a.second))))
+    wanted = [a for a in group.agreements if a.first in facts and a.second in facts]
     return [_compare(a, facts[a.first][a.fact], facts[a.second][a.fact]) for a in wanted]
 
 
-def _compare(agreement: Agreement, first: Tensor, second: Tensor) -> Record:
-    a, b = first.double().cpu(), second.double().cpu()
-    difference = float((a - b).abs().mean() / a.abs().mean().clamp(min=1e-30))
+def _compare(agreement: Agreement, first: NDArray[Any], second: NDArray[Any]) -> Record:
+    difference = float(np.abs(first - second).mean() / max(np.abs(first).mean(), 1e-30))
     return {
         "fact": agreement.fact,
         "first": agreement.first,
         "second": agreement.second,
-        "mean_first": float(a.mean()),
-        "mean_second": float(b.mean()),
-        "largest_difference": float((a - b).abs().max()),
+        "mean_first": float(first.mean()),
+        "mean_second": float(second.mean()),
+        "largest_difference": float(np.abs(first - second).max()),
         "relative_difference": difference,
         "tolerance": agreement.tolerance,
         "agrees": difference <= agreement.tolerance,  # False for NaN

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.protocol import Record
+from benchmarks.case import Record
 
 FORMAT = "tightrope-benchmark/1"
 

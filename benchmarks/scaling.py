@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 import tightrope as tr
+from benchmarks.case import Case, Prepared, Record
 from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, Problem, loss_of, problem, smoother_step, training_step
-from benchmarks.protocol import Case, Contender, Group, Prepared, Record, median_seconds
+from benchmarks.protocol import Group, median_seconds, ours
 from tightrope.core.spec import Spec
 
 CNN3 = {"network": "cnn3", "width": 16, "batch": 16}
@@ -97,10 +98,10 @@ def _group(options: Options, axis: str, relaxation: str) -> Group:
     setting = {**fixed, "axis": axis, "relaxation": relaxation, "eps": EPS}
     described = ", ".join(f"{key} {value}" for key, value in fixed.items() if key not in ("network", axis))
     return Group(
-        "scaling",
+        __name__,
         f"{axis}, {relaxation}, {fixed['network']}, {described}",
         setting | {"device": options.device, "threads": options.threads},
-        {f"{axis} {value}": Contender("tightrope", {axis: value}) for value in values[: options.points]},
+        {f"{axis} {value}": ours({axis: value}) for value in values[: options.points]},
         1,
         "steps/s",
     )

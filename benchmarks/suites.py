@@ -9,8 +9,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks import figures, limit, memory, plan, population, profile, protocol, report, scaling, training
-from benchmarks.protocol import Case, Effort, Group, Prepared, Record
+from benchmarks import figures, limit, plan, population, profile, protocol, report, scaling, training
+from benchmarks.case import Effort, Record
+from benchmarks.protocol import Group
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,9 @@ class Suite:
     quick_memory: bool = False
 
 
-def _by_protocol(
-    prepare: Callable[[Case], Prepared], conclude: Callable[[Record], Record] = lambda group: group
-) -> Callable[[Group, Effort], Record]:
+def _concluded(conclude: Callable[[Record], Record]) -> Callable[[Group, Effort], Record]:
     def measure(group: Group, effort: Effort) -> Record:
-        return conclude(protocol.measure(group, prepare, effort, memory.probe))
+        return conclude(protocol.measure(group, effort))
 
     return measure
 
@@ -51,7 +50,7 @@ SUITES = {
     "training": Suite(
         training.Options,
         training.groups,
-        _by_protocol(training.prepare),
+        protocol.measure,
         figures.bars,
         {"networks": ("cnn3",), "batches": (4,), "width": 4},
         quick_memory=True,
@@ -59,7 +58,7 @@ SUITES = {
     "population": Suite(
         population.Options,
         population.groups,
-        _by_protocol(population.prepare),
+        protocol.measure,
         figures.bars,
         {"relaxations": ("ibp", "deeppoly"), "pairs": 4, "images": 16, "width": 4}
         | {"chunks": (1, 4), "passes": (16, 64), "memory_pairs": (4, 16)},
@@ -67,14 +66,14 @@ SUITES = {
     "scaling": Suite(
         scaling.Options,
         scaling.groups,
-        _by_protocol(scaling.prepare, scaling.conclude),
+        _concluded(scaling.conclude),
         figures.slopes,
         {"relaxations": ("ibp", "deeppoly"), "points": 2},
     ),
     "limit": Suite(
         limit.Options,
         limit.groups,
-        _by_protocol(limit.prepare, limit.conclude),
+        _concluded(limit.conclude),
         figures.limits,
         {"networks": ("cnn3",), "batches": (4,), "width": 4, "small": True},
         memory=False,
@@ -82,7 +81,7 @@ SUITES = {
     "plan": Suite(
         plan.Options,
         plan.groups,
-        _by_protocol(plan.prepare, plan.compare),
+        _concluded(plan.compare),
         figures.bars,
         {"networks": ("cnn3_tiny",), "batches": (4,), "relaxations": ("ibp",)},
     ),

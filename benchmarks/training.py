@@ -1,7 +1,8 @@
 """Training throughput: one forward and backward pass of the certified loss, for each relaxation.
 
 Both libraries get the same weights, box, margin matrix and loss, and differentiate the same weights, those of batch
-normalisation included; their margins are compared in the same run.
+normalisation included; their margins are compared in the same run. The other library is timed twice: as it is, and in a
+process that keeps freed memory as ours does.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from torch import Tensor
 
 import tightrope as tr
 from benchmarks import peers
+from benchmarks.case import Case, Prepared
 from benchmarks.problem import CLASSES, EPS, FUSED, SHAPE, Problem, problem, training_step, width_of
-from benchmarks.protocol import Agreement, Case, Contender, Group, Prepared
+from benchmarks.protocol import Agreement, Contender, Group, ours
 from tightrope.core import registry
 from tightrope.core.spec import margin_cross_entropy
 
 RELAXATIONS = ("ibp", "hbox", "deepz", "crown_ibp", "crown_ibp_fused", "deeppoly")
+
+# After the name of another library's contender: its process keeps freed memory.
+KEPT = ", kept memory"
 
 # Loss fusion beside the same relaxation without it.
 FUSION = ("crown_ibp_fused", "crown_ibp")
@@ -47,7 +52,7 @@ def prepare(case: Case) -> Prepared:
     """Set one contender up."""
     made = problem(case.setting, case.setting["batch"])
     if case.contender.startswith(peers.PREFIX):
-        return _peer(made, case.contender.removeprefix(peers.PREFIX))
+        return _peer(made, case.contender.removeprefix(peers.PREFIX).removesuffix(KEPT))
     return _ours(made, case.contender)
 
 
@@ -57,19 +62,22 @@ def _group(options: Options, network: str, batch: int) -> Group:
         shared = {}
     contenders: dict[str, Contender] = {}
     for name in options.relaxations:  # those that are compared run one after the other
-        contenders[name] = Contender("tightrope")
+        contenders[name] = ours()
         if name in shared:
-            contenders[shared[name]] = Contender(f"{peers.PREFIX}{peers.VERSION}")
+            library = f"{peers.PREFIX}{peers.VERSION}"
+            contenders[shared[name]] = Contender(library)
+            contenders[shared[name] + KEPT] = Contender(library, keeps_memory=True)
+    fusion = (FUSION,) if set(FUSION) <= set(options.relaxations) else ()
     width = width_of(network, options.width)
     setting: dict[str, Any] = {"network": network, "width": width, "batch": batch, "eps": EPS}
     return Group(
-        "training",
+        __name__,
         f"{network}, width {width}, batch {batch}",
         setting | {"device": options.device, "threads": options.threads},
         contenders,
         batch,
         "images/s",
-        (*shared.items(), *([FUSION] if set(FUSION) <= set(options.relaxations) else [])),
+        tuple((name, peer + suffix) for name, peer in shared.items() for suffix in ("", KEPT)) + fusion,
         agreements=tuple(Agreement("margins", name, peer) for name, peer in shared.items()),
     )
 

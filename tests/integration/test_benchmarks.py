@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from benchmarks import memory, population, profile, scaling, training
+from benchmarks.case import Case, Effort
 from benchmarks.problem import SHAPE, loss_of, problem
-from benchmarks.protocol import Case, Contender, Effort, Group, Prepared, measure
+from benchmarks.protocol import Agreement, Contender, Group, measure
+from benchmarks.worker import StoppedError, Worker
 
 import tightrope as tr
 
@@ -120,26 +124,64 @@ def test_profile_record(tmp_path: Path) -> None:
 
 
 def test_a_step_that_takes_too_long_is_recorded_as_such() -> None:
-    case = Case("training", "ibp", {"network": "cnn3", "width": 2, "batch": 1, "device": "cpu"})
+    case = Case("benchmarks.training", "ibp", {"network": "cnn3", "width": 2, "batch": 1, "device": "cpu"})
     found = memory.probe(case, Effort(patience=0.01))
     assert found == {"status": "too slow", "reason": "one step takes more than 0.01 s"}
 
 
-def test_a_contender_that_fails_does_not_end_the_run_of_the_others() -> None:
-    def prepare(case: Case) -> Prepared:
-        if case.contender == "bad":
-            raise ValueError(f"no {case.setting['size']}")
-        return Prepared(lambda: None)
+def measured(contenders: dict[str, Contender], **options: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The rows of contenders of the test suite by name, and the whole group."""
+    group = Group("benchmark_cases", "g", {"device": "cpu", "size": 1}, contenders, 1, "steps/s", **options)
+    record = measure(group, Effort(2, 1e-4, memory=False))
+    return {row["name"]: row for row in record["contenders"]}, record
 
-    contenders = {"bad": Contender("x", {"size": 3}), "good": Contender("x"), "other": Contender("x")}
-    families = {"any": ("bad", "good"), "none": ("bad",)}
-    ratios = (("other", "any"), ("other", "none"), ("bad", "good"))
-    group = Group("s", "g", {"device": "cpu", "size": 1}, contenders, 1, "steps/s", ratios, families)
-    record = measure(group, prepare, Effort(2, 1e-4, memory=False), memory.probe)
-    rows = {row["name"]: row for row in record["contenders"]}
-    assert (rows["bad"]["status"], rows["bad"]["reason"]) == ("failed", "ValueError: no 3")
+
+def test_a_contender_that_fails_does_not_end_the_run_of_the_others() -> None:
+    contenders = {"raises": Contender("x", {"size": 3}), "good": Contender("x"), "other": Contender("x")}
+    families = {"any": ("raises", "good"), "none": ("raises",)}
+    ratios = (("other", "any"), ("other", "none"), ("raises", "good"))
+    rows, record = measured(contenders, ratios=ratios, families=families)
+    assert (rows["raises"]["status"], rows["raises"]["reason"]) == ("failed", "ValueError: no 3")
     check_contender(rows["good"], 2)
     assert [ratio["contenders"] for ratio in record["ratios"]] == [["other", "good"]]
+
+
+def test_contenders_share_a_process_if_library_and_allocator_are_the_same() -> None:
+    contenders = {"a": Contender("x"), "b": Contender("x"), "kept": Contender("x", keeps_memory=True)}
+    contenders["other library"] = Contender("y")
+    agreements = tuple(Agreement("process", "a", name, tolerance=0.0) for name in ("b", "kept", "other library"))
+    rows, record = measured(contenders, agreements=agreements)
+    assert [row["keeps_memory"] for row in rows.values()] == [False, False, True, False]
+    assert [check["agrees"] for check in record["agreements"]] == [True, False, False]
+    assert os.getpid() not in [check["mean_second"] for check in record["agreements"]]
+
+
+def test_who_is_set_up_beside_a_contender_that_ends_the_process_is_timed_in_another() -> None:
+    contenders = {"before": Contender("x"), "killed": Contender("x"), "exits": Contender("x"), "after": Contender("x")}
+    rows, _ = measured(contenders)
+    assert rows["killed"]["status"] == "does not fit"
+    assert (rows["exits"]["status"], rows["exits"]["reason"]) == ("failed", "exit code 3")
+    for name in ("before", "after"):
+        check_contender(rows[name], 2)
+
+
+def test_a_process_that_ends_while_it_is_timed_takes_its_contenders_along_and_nobody_else() -> None:
+    contenders = {"fellow": Contender("x"), "exits": Contender("x", {"steps": 5}), "other": Contender("y")}
+    agreements = (Agreement("process", "other", "exits"),)
+    rows, record = measured(contenders, ratios=(("other", "fellow"),), agreements=agreements)
+    assert (rows["exits"]["status"], rows["exits"]["reason"]) == ("failed", "exit code 3")
+    assert (rows["fellow"]["status"], rows["fellow"]["reason"]) == ("failed", "its process ended in a step of exits")
+    check_contender(rows["other"], 2)
+    assert record["ratios"] == record["agreements"] == []
+
+
+def test_a_contender_that_hangs_is_given_up() -> None:
+    with closing(Worker({"device": "cpu"}, keeps_memory=False, timeout=10)) as worker:
+        worker.set_up(Case("benchmark_cases", "good", {}))
+        with pytest.raises(StoppedError, match="no answer") as stopped:
+            worker.set_up(Case("benchmark_cases", "hangs", {}))
+        assert stopped.value.outcome["status"] == "too slow"
+        assert not worker.alive
 
 
 def test_slopes_are_the_exponents_of_power_laws() -> None:
