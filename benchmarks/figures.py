@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.case import Record
 
@@ -24,7 +25,9 @@ KINDS = {
     "movement": "#CC79A7",
     "other": "#BBBBBB",
 }
+SHAPES = ("o", "^", "s", "D", "v")
 INCH_A_BAR = 0.23
+BAND = 0.3  # around a forecast's measured value
 LARGEST_RATIO = 20  # of values that are drawn on a linear scale
 
 
@@ -71,6 +74,23 @@ def slopes(groups: Sequence[Record]) -> Figure:
     return figure
 
 
+def forecasts(groups: Sequence[Record]) -> Figure:
+    """Forecast against measured time and memory, one dot for each contender, with the line and the band to be in."""
+    rows = [(row, group["setting"]["forecasts"][row["name"]]) for group in groups for row in group["contenders"]]
+    pairs = {
+        "time of a step (s)": [(_median(row, "seconds_per_step"), it["seconds_per_step"], row) for row, it in rows],
+        "peak memory of a step (MiB)": [(_peak_memory(row), it["peak_memory_mib"], row) for row, it in rows],
+    }
+    wanted = {title: known for title, each in pairs.items() if (known := [pair for pair in each if pair[0]])}
+    figure = _figure(max(1, len(wanted)) * 4.4, 4.6)
+    panels = figure.subplots(1, max(1, len(wanted)), squeeze=False)[0]
+    for panel, (title, known) in zip(panels, wanted.items(), strict=False):
+        _forecasts(panel, title, known)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
 def shares(groups: Sequence[Record]) -> Figure:
     """Where the time of a step goes, by kind of operation."""
     figure = _figure(9.0, 1.3 + 0.4 * len(groups))
@@ -90,6 +110,30 @@ def shares(groups: Sequence[Record]) -> Figure:
     panel.set_xlabel("share of the operations' own time (%)")
     figure.legend(loc="outside upper center", ncols=len(KINDS), frameon=False, fontsize=8)
     return figure
+
+
+def _forecasts(panel: Axes, title: str, known: Sequence[tuple[Any, float, Record]]) -> None:
+    """Colours are relaxations, shapes are smoothers."""
+    names = list(dict.fromkeys(row["name"] for *_, row in known))
+    relaxations, smoothers = (list(dict.fromkeys(name.split(", ")[place] for name in names)) for place in (0, 1))
+    for name in names:
+        measured, forecast = zip(*((x, y) for x, y, row in known if row["name"] == name), strict=True)
+        relaxation, smoother = name.split(", ")[:2]
+        colour, shape = LINES[relaxations.index(relaxation)], SHAPES[smoothers.index(smoother)]
+        panel.plot(measured, forecast, shape, color=colour, markersize=5, alpha=0.8, label=name)
+    values = [value for x, y, _ in known for value in (x, y)]
+    ends = (min(values) / 1.5, max(values) * 1.5)
+    panel.plot(ends, ends, color="black", linewidth=0.8)
+    below, above = ([(1 + sign * BAND) * end for end in ends] for sign in (-1, 1))
+    panel.fill_between(ends, below, above, color=OTHER, alpha=0.25, linewidth=0, label=f"within {BAND:.0%}")
+    panel.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal", xlabel="measured", ylabel="forecast")
+    panel.set_title(title, fontsize=9)
+    panel.tick_params(labelsize=8)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    panel.grid(alpha=0.3)
 
 
 def _figure(width: float, height: float) -> Figure:

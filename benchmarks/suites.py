@@ -82,7 +82,7 @@ SUITES = {
         plan.Options,
         plan.groups,
         _concluded(plan.compare),
-        figures.bars,
+        figures.forecasts,
         {"networks": ("cnn3_tiny",), "batches": (4,), "relaxations": ("ibp",)},
     ),
     "profile": Suite(
