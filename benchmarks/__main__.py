@@ -1,4 +1,7 @@
-"""``python -m benchmarks SUITE``, run from the repository root: tables, a record and a picture of each suite."""
+"""``python -m benchmarks SUITE``, run from the repository root: tables, a record and a picture of each suite.
+
+``python -m benchmarks readme`` prints the README's tables from the records.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints when it s
 import torch
 from rich.console import Console
 
-from benchmarks import evolution, memory, peers, report
+from benchmarks import evolution, memory, peers, readme, report
 from benchmarks.case import Effort, Record, use_setting
 from benchmarks.environment import ROOT, environment, load_average
 from benchmarks.problem import FUSED
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU that PyTorch can use; take --device cpu")
+    if options.suite == "readme":
+        return _readme(options)
     warnings.simplefilter("ignore")
     console = Console()
     for library in (name for name, version in PEERS.items() if version is None):
@@ -54,6 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"Written to {path} and {path.with_suffix('.png').name}\n")
             sound = sound and all(_is_sound(group) for group in record["groups"])
     return 0 if sound else 1
+
+
+def _readme(options: argparse.Namespace) -> int:
+    """Print the README's tables, or put them where they belong."""
+    text, path = readme.tables(options.out), ROOT / "README.md"
+    if options.write:
+        path.write_text(readme.inserted(path.read_text(encoding="utf-8"), text), encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0
 
 
 def _run(name: str, suite: Suite, device: str, options: argparse.Namespace, console: Console) -> Record:
@@ -115,7 +130,8 @@ def _is_sound(group: Record) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suite", choices=[*SUITES, "all"])
+    parser.add_argument("suite", choices=[*SUITES, "all", "readme"])
+    parser.add_argument("--write", action="store_true", help="readme: into README.md, between its two comments")
     parser.add_argument("--quick", action="store_true", help="tiny networks, about two minutes: to see that it works")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the CPU, then the GPU if there is one")
     parser.add_argument("--threads", type=_positive, help="threads of PyTorch on the CPU")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from benchmarks import readme
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -36,15 +38,35 @@ def test_python_runs(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_benchmark_figures_are_those_of_the_record() -> None:
-    groups = json.loads((ROOT / "results/benchmarks/training-cpu.json").read_text())["groups"]
-    for group in groups:
-        setting = group["setting"]
-        (row,) = re.findall(rf"^\| {setting['network']}, batch {setting['batch']} \| (.*) \|$", README, re.M)
-        ratios = {ratio["of"]: f"{ratio['median']:.2f}" for ratio in group["ratios"]}
-        shown = dict(zip(("ibp", "crown_ibp", "deeppoly"), row.split(" | "), strict=True))
-        assert {name: shown[name] for name in ratios} == ratios
-    record = json.loads((ROOT / "results/benchmarks/population-cpu.json").read_text())
-    ratios = {(r["of"], r["over"]): f"{r['median']:.2f}" for group in record["groups"] for r in group["ratios"]}
-    for chunk in ("chunk=16", "chunk=1"):
-        assert ratios[chunk, "plain, one batch"] in README
+def test_benchmark_tables_are_written_from_the_records() -> None:
+    assert readme.inserted(README, readme.tables(ROOT / "results/benchmarks")) == README
+
+
+def test_benchmark_tables_say_what_did_not_run(tmp_path: Path) -> None:
+    ok = {"status": "ok", "throughput": {"median": 1234.4}}
+    rows = {"ibp": ok, "auto_LiRPA IBP": ok, "auto_LiRPA IBP, kept memory": {"status": "failed"}}
+    rows |= {"crown_ibp": ok, "deeppoly": {"status": "does not fit"}, "auto_LiRPA CROWN": {"status": "too slow"}}
+    ratio = {"of": "ibp", "over": "auto_LiRPA IBP", "median": 1.239}
+    speed = {"of": "best chunk", "over": "best plain", "median": 0.876}
+    peak = {"of": "1024 pairs", "over": "16 pairs", "memory": 1.004}
+    sizes = {"network": "cnn3", "pairs": 8, "images": 64}
+    write_record(tmp_path / "training-cpu.json", [group({"network": "cnn3", "batch": 8}, rows, [ratio])])
+    ibp, tight = {"relaxation": "ibp"}, {"relaxation": "deeppoly"}
+    groups = [group(sizes | ibp, {}, [speed]), group(sizes | tight, {}, [speed])]
+    groups += [group(ibp, {}, [peak]), group(tight, {"1024 pairs": {"status": "too slow"}}, [])]
+    write_record(tmp_path / "population-cpu.json", groups)
+    text = readme.tables(tmp_path)
+    cells = ("1,234 (1.24, failed)", "1,234 (not measured, not measured)", "does not fit (auto_LiRPA: too slow)")
+    assert f"| cnn3, batch 8 | {' | '.join(cells)} |" in text
+    assert "| IBP, cnn3, 8 pairs, 64 images | 0.88 | 1.00 (1024 pairs / 16 pairs) |" in text
+    assert "| DeepPoly, cnn3, 8 pairs, 64 images | 0.88 | 1024 pairs: too slow |" in text
+
+
+def group(setting: dict[str, Any], rows: dict[str, dict[str, Any]], ratios: list[dict[str, Any]]) -> dict[str, Any]:
+    contenders = [{"name": name, **row} for name, row in rows.items()]
+    return {"setting": setting, "contenders": contenders, "ratios": ratios, "agreements": []}
+
+
+def write_record(path: Path, groups: list[dict[str, Any]]) -> None:
+    environment = {"cpu": "a CPU", "threads": 2, "torch": "2.13", "peers": {"auto_LiRPA": None}}
+    path.write_text(json.dumps({"environment": environment, "groups": groups}))
