@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import tightrope as tr
 from benchmarks.case import Prepared
 from tightrope.core import registry
+from tightrope.core.compiled import Compiled
 from tightrope.core.protocols import LossFn
 from tightrope.core.spec import Spec
 
@@ -22,6 +23,7 @@ SHAPE, CLASSES, EPS, STD, SEED = (1, 28, 28), 10, 0.1, 0.01, 0
 
 # After the name of a relaxation: the loss is bounded as a whole instead of every margin.
 FUSED = "_fused"
+COMPILED = ", compiled"
 
 # Widths that the field uses; others are 16.
 WIDTHS = {"cnn7": 64}
@@ -73,11 +75,13 @@ def training_step(made: Problem, relaxation: str, target: Tensor | Spec | None =
 
     Args:
         made: the network and its images.
-        relaxation: by name.
+        relaxation: by name; compiled, as by ``train.compile=true``, if that ends so.
         target: another property than that the labels win.
     """
     net, params = tr.from_module(made.module, SHAPE)
-    loss = loss_of(net, relaxation, made.box, made.labels if target is None else target)
+    loss = loss_of(net, relaxation.removesuffix(COMPILED), made.box, made.labels if target is None else target)
+    if relaxation.endswith(COMPILED):
+        loss = Compiled(loss)()
     leaves = {name: params[name].requires_grad_() for name in net.trainable}
 
     def run() -> tuple[Tensor, ...]:

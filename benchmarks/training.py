@@ -17,7 +17,7 @@ from torch import Tensor
 import tightrope as tr
 from benchmarks import peers
 from benchmarks.case import Case, Prepared
-from benchmarks.problem import CLASSES, EPS, FUSED, SHAPE, Problem, problem, training_step, width_of
+from benchmarks.problem import CLASSES, COMPILED, EPS, FUSED, SHAPE, Problem, problem, training_step, width_of
 from benchmarks.protocol import Agreement, Contender, Group, ours
 from tightrope.core import registry
 from tightrope.core.spec import margin_cross_entropy
@@ -26,6 +26,11 @@ RELAXATIONS = ("ibp", "hbox", "deepz", "crown_ibp", "crown_ibp_fused", "deeppoly
 
 # After the name of another library's contender: its process keeps freed memory.
 KEPT = ", kept memory"
+
+# Compiled beside eager: relaxations and networks for which that takes less than half a minute.
+COMPILES = {"cnn3": ("ibp", "crown_ibp", "deeppoly")}
+
+SMALLEST_COMPILED = 16  # width
 
 # Loss fusion beside the same relaxation without it.
 FUSION = ("crown_ibp_fused", "crown_ibp")
@@ -61,14 +66,22 @@ def _group(options: Options, network: str, batch: int) -> Group:
     if peers.VERSION is None:
         shared = {}
     contenders: dict[str, Contender] = {}
+    width = width_of(network, options.width)
     for name in options.relaxations:  # those that are compared run one after the other
         contenders[name] = ours()
+        if name in COMPILES.get(network, ()) and width >= SMALLEST_COMPILED:
+            contenders[name + COMPILED] = ours()
         if name in shared:
             library = f"{peers.PREFIX}{peers.VERSION}"
             contenders[shared[name]] = Contender(library)
             contenders[shared[name] + KEPT] = Contender(library, keeps_memory=True)
     fusion = (FUSION,) if set(FUSION) <= set(options.relaxations) else ()
-    width = width_of(network, options.width)
+    compiled = tuple(
+        (name + COMPILED, over)
+        for name, peer in shared.items()
+        if name + COMPILED in contenders
+        for over in (name, peer)
+    )
     setting: dict[str, Any] = {"network": network, "width": width, "batch": batch, "eps": EPS}
     return Group(
         __name__,
@@ -77,7 +90,7 @@ def _group(options: Options, network: str, batch: int) -> Group:
         contenders,
         batch,
         "images/s",
-        tuple((name, peer + suffix) for name, peer in shared.items() for suffix in ("", KEPT)) + fusion,
+        tuple((name, peer + suffix) for name, peer in shared.items() for suffix in ("", KEPT)) + compiled + fusion,
         agreements=tuple(Agreement("margins", name, peer) for name, peer in shared.items()),
     )
 
@@ -85,8 +98,10 @@ def _group(options: Options, network: str, batch: int) -> Group:
 def _ours(made: Problem, name: str) -> Prepared:
     net, params = tr.from_module(made.module, SHAPE)
     step = training_step(made, name)
-    if name.endswith(FUSED):
-        return Prepared(step)  # it has no margins
+    if name.endswith(COMPILED):
+        step()  # so that compiling counts as set-up
+    if name.endswith((FUSED, COMPILED)):
+        return Prepared(step)  # fused losses have no margins, compiled ones those of the eager step
     relaxation = registry.create("relaxations", name)
     spec = tr.margin_spec(made.labels, CLASSES)
 

@@ -12,9 +12,9 @@ from tightrope.core.frame import Pair
 
 # Below so many multiplications the library call of a plain product costs less than what a better kernel saves.
 _LARGE = 2**24
-# Entries of the largest coefficient tensor, above which rows are bounded in chunks. On a CPU 16 MiB in float32: larger
-# blocks are slower (measured from 2**20 to 2**30), since each is fetched from the system and returned anew.
-_CHUNK = {"cpu": 2**22}
+# Entries of the largest coefficient tensor, above which rows are bounded in chunks. On a CPU 64 MiB in float32: smaller
+# chunks give products too small to be fast (measured from 2**18 on), larger ones more memory to no gain.
+_CHUNK = {"cpu": 2**24}
 _CHUNK_ELSEWHERE = 2**28
 # Entries of the largest coefficients of all rows of a node up to which what the backward pass needs is kept, about four
 # tensors of that size. Computing it anew takes a third more time.
