@@ -232,7 +232,7 @@ class Factored:
 
     def dot(self, value: Tensor) -> Tensor:
         """See :meth:`Dense.dot`."""
-        windows = (self.frame).windows(value)
+        windows = self.frame.windows(value)
         if self.matrix is not None:
             windows = matmul(windows, self.matrix.T)
         same = matmul(windows * self.middle, self.weight.T)
@@ -276,10 +276,8 @@ class Factored:
         size = -(-height // rows)
         for first in range(0, height, size):
             last = min(first + size, height)
-            yield (
-                slice(max(0, -(-(first - extent + 1) // stride)), min(rows, (last - 1) // stride + 1)),
-                slice(first, last),
-            )
+            start, stop = max(0, -(-(first - extent + 1) // stride)), min(rows, (last - 1) // stride + 1)
+            yield slice(start, stop), slice(first, last)
 
     def _products(
         self, middle: Tensor, gap: Tensor, source: slice, target: slice, *, kinds_last: bool

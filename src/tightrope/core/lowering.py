@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tightrope.core.frame import Pair
 
+_ONEDNN = torch.backends.mkldnn.is_available()
 # Below so many multiplications the library call of a plain product costs less than what a better kernel saves.
 _LARGE = 2**24
 # Entries of the largest coefficient tensor, above which rows are bounded in chunks. On a CPU 64 MiB in float32: smaller
@@ -26,7 +27,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, for a (..., k) and a matrix b (k, n).
 
     Large float32 products on a CPU run as a 1 x 1 convolution: that of oneDNN uses AVX-512 on every processor that has
-    it, the matrix product of MKL on some only (2.1 times slower on an AMD EPYC; level on the others).
+    it, the matrix product of MKL does not (on an AMD EPYC it took 2.1 times as long).
     """
     (k, n), rows = b.shape, a.numel() // max(1, a.shape[-1])
     if not _has_onednn(a) or min(k, n) < 16 or rows < 256 or rows * k * n < _LARGE:
@@ -127,4 +128,4 @@ def can_recompute() -> bool:
 
 
 def _has_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32
+    return _ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
