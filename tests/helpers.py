@@ -101,6 +101,8 @@ def _layer(module: nn.Module, shape: tuple[int, ...]) -> tuple[list[ref.Layer], 
         return [ref.Relu()], shape
     if isinstance(module, nn.LeakyReLU):
         return [ref.LeakyRelu(module.negative_slope)], shape
+    if isinstance(module, nn.Tanh | nn.Sigmoid):
+        return [ref.SShaped("tanh" if isinstance(module, nn.Tanh) else "sigmoid")], shape
     if isinstance(module, nn.Flatten):
         return [], (int(np.prod(shape)),)
     raise NotImplementedError(type(module).__name__)
@@ -220,6 +222,27 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         ),
         (1, 4, 4),
         5,
+    ),
+    "tanh": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES)
+        ),
+        (3,),
+        6,
+    ),
+    "sigmoid": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 2),
+            nn.Sigmoid(),
+            nn.Conv2d(2, 2, 2),
+            nn.Sigmoid(),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+            nn.LeakyReLU(0.1),
+            nn.Linear(4, CLASSES),
+        ),
+        (1, 4, 4),
+        7,
     ),
 }
 CASES = list(_BUILD)

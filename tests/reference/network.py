@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +48,27 @@ class LeakyRelu:
 
 
 @dataclass(frozen=True)
+class SShaped:
+    """x -> tanh(x), or the logistic sigmoid 1 / (1 + exp(-x))."""
+
+    kind: Literal["tanh", "sigmoid"]
+
+    def __call__(self, x: Array) -> Array:
+        return np.tanh(x) if self.kind == "tanh" else 1.0 / (1.0 + np.exp(-x))
+
+    def derivative(self, x: float) -> float:
+        """f'(x)."""
+        value = float(self(np.array(x)))
+        return 1.0 - value**2 if self.kind == "tanh" else value * (1.0 - value)
+
+
+@dataclass(frozen=True)
 class Add:
     """(x, y) -> x + y: the join of a residual block."""
 
 
-Activation = Relu | LeakyRelu
-Layer = Affine | Relu | LeakyRelu | Add
+Activation = Relu | LeakyRelu | SShaped
+Layer = Affine | Relu | LeakyRelu | SShaped | Add
 
 
 class Node(NamedTuple):
@@ -112,8 +127,13 @@ def evaluate(net: Net, x: Array) -> dict[str, Array]:
         elif isinstance(layer, Add):
             values[name] = first + values[inputs[1]]
         else:
-            values[name] = np.maximum(first, layer.slope * first)
+            values[name] = activate(layer, first)
     return values
+
+
+def activate(layer: Activation, x: Array) -> Array:
+    """The activation's value at every entry."""
+    return layer(x) if isinstance(layer, SShaped) else np.maximum(x, layer.slope * x)
 
 
 def output(net: Net, x: Array) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference.backward import crown_ibp, deeppoly, lines, lower_bounds
+from reference.backward import crown_ibp, deeppoly, lines, lower_bounds, smooth_lines
 from reference.exact import exact_argmin, exact_min, linear_pieces, lp_relaxation_min, milp_min
 from reference.interval import affine_interval, ibp, node_intervals
 from reference.network import (
@@ -21,6 +21,7 @@ from reference.network import (
     LeakyRelu,
     Net,
     Relu,
+    SShaped,
     avgpool_matrix,
     batchnorm_affine,
     conv_matrix,
@@ -238,6 +239,30 @@ def test_lines_enclose_the_activation(slope, rule, low, high):
     y = np.maximum(x, slope * x)
     assert np.all(line.lower_slope * x + line.lower_constant <= y + 1e-12)
     assert np.all(y <= line.upper_slope * x + line.upper_constant + 1e-12)
+
+
+@pytest.mark.parametrize("layer", [SShaped("tanh"), SShaped("sigmoid")])
+@pytest.mark.parametrize("rule", ["adaptive", "chord", "box"])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.0, 2.0), (-6.0, 0.5), (-3.0, 3.0), (0.5, 4.0), (-2.0, -1.0), (-1.0, 0.0)]
+)
+def test_lines_enclose_s_shaped_functions_and_touch_them(layer, rule, low, high):
+    line, x = smooth_lines(layer, low, high, rule), np.linspace(low, high, 1001)
+    below = layer(x) - (line.lower_slope * x + line.lower_constant)
+    above = line.upper_slope * x + line.upper_constant - layer(x)
+    for gap in (below, above):
+        assert -1e-12 <= gap.min() <= 1e-5
+
+
+@pytest.mark.parametrize("act", [SShaped("tanh"), SShaped("sigmoid")])
+@pytest.mark.parametrize("build", [plain, residual, convolutional])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_relaxations_of_s_shaped_nets_are_below_samples(build, act, seed):
+    net, lower, upper, rows, offset = problem(build, act, seed)
+    for name, bounds in relaxations(net, lower, upper, rows, offset).items():
+        for row, constant, margin in zip(rows, offset, bounds.margins, strict=True):
+            seen, _ = sampled_min(net, lower, upper, row, constant, rng=np.random.default_rng(seed))
+            assert margin <= seen + 1e-9, name
 
 
 def test_adaptive_slope_is_one_on_the_tie():

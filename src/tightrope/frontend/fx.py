@@ -29,12 +29,20 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     torch.relu: lambda: nn.ReLU(),
     F.relu: lambda inplace=False: nn.ReLU(),
     F.leaky_relu: lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
+    torch.sigmoid: lambda: nn.Sigmoid(),
+    F.sigmoid: lambda: nn.Sigmoid(),
+    torch.tanh: lambda: nn.Tanh(),
+    F.tanh: lambda: nn.Tanh(),
     torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
     F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
     F.dropout: lambda *args, **kwargs: nn.Identity(),
     "relu": lambda: nn.ReLU(),
     "relu_": lambda: nn.ReLU(),
+    "sigmoid": lambda: nn.Sigmoid(),
+    "sigmoid_": lambda: nn.Sigmoid(),
+    "tanh": lambda: nn.Tanh(),
+    "tanh_": lambda: nn.Tanh(),
     "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
     "contiguous": lambda: nn.Identity(),
 }
@@ -198,8 +206,8 @@ class _Converter:
             value, *rest = args if args else (options.pop("input", None),)
             return self._layer(_FUNCTIONS[target](*rest, **options), node.name, "", value, node.name)
         raise UnsupportedLayerError(
-            f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, flatten, "
-            "avg_pool2d, view, reshape, +, - of branches, and +, -, *, / with constants."
+            f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, sigmoid, "
+            "tanh, flatten, avg_pool2d, view, reshape, +, - of branches, and +, -, *, / with constants."
         )
 
     def _sum(self, name: str, a: Any, b: Any, sign: int, where: str) -> _Value:
