@@ -88,6 +88,10 @@ def _layer(module: nn.Module, shape: tuple[int, ...]) -> tuple[list[ref.Layer], 
         after = ref.conv_output_shape(shape, module.out_channels, *sizes)
         weight, bias = _numpy(module.weight), _numpy(module.bias)
         return [ref.conv_matrix(weight, bias, shape, *sizes[1:], groups=module.groups)], after
+    if isinstance(module, nn.ConvTranspose2d):
+        sizes = module.stride, module.padding, module.output_padding, module.dilation
+        layer = ref.conv_transpose_matrix(_numpy(module.weight), _numpy(module.bias), shape, *sizes, module.groups)
+        return [layer], tuple(module(torch.zeros((1, *shape), dtype=F64)).shape[1:])
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         facts = (_numpy(t) for t in (module.weight, module.bias, module.running_mean, module.running_var))
         return [ref.batchnorm_affine(*facts, module.eps, shape)], shape
@@ -222,6 +226,20 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         ),
         (1, 4, 4),
         5,
+    ),
+    "decoder": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 2, stride=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(2, 2, 3, stride=2, padding=1, output_padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2, 2, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(18, CLASSES),
+        ),
+        (1, 4, 4),
+        11,
     ),
     "tanh": (
         lambda: nn.Sequential(

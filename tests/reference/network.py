@@ -203,6 +203,38 @@ def conv_matrix(
     return Affine(matrix.reshape(size, -1), np.repeat(shift, shape[1] * shape[2]))
 
 
+def conv_transpose_matrix(
+    weight: Array,
+    bias: Array | None,
+    input_shape: tuple[int, int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Affine:
+    """Every input entry adds its multiple of the kernel; weight is (in, out / groups, kernel height, kernel width).
+
+    y[g + o, s i - p + d a, s j - p + d b] += weight[c, o, a, b] x[c, i, j], where g is the first output channel of c's
+    group; what falls outside the output is lost.
+    """
+    in_channels, group_out, *kernel = weight.shape
+    facts = zip(
+        *(input_shape[1:], kernel, _pair(stride), _pair(padding), _pair(output_padding), _pair(dilation)), strict=True
+    )
+    height, width = ((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, o, d in facts)
+    (s_h, s_w), (p_h, p_w), (d_h, d_w) = _pair(stride), _pair(padding), _pair(dilation)
+    matrix = np.zeros((group_out * groups, height, width, *input_shape))
+    for c, i, j in np.ndindex(input_shape):
+        group = c // (in_channels // groups)
+        for o, a, b in product(range(group_out), range(kernel[0]), range(kernel[1])):
+            r, q = s_h * i - p_h + d_h * a, s_w * j - p_w + d_w * b
+            if 0 <= r < height and 0 <= q < width:
+                matrix[group * group_out + o, r, q, c, i, j] += weight[c, o, a, b]
+    shift = np.zeros(group_out * groups) if bias is None else np.asarray(bias, dtype=np.float64)
+    return Affine(matrix.reshape(-1, int(np.prod(input_shape))), np.repeat(shift, height * width))
+
+
 def avgpool_matrix(
     input_shape: tuple[int, int, int],
     kernel: int | tuple[int, int],

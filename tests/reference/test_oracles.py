@@ -25,6 +25,7 @@ from reference.network import (
     avgpool_matrix,
     batchnorm_affine,
     conv_matrix,
+    conv_transpose_matrix,
     evaluate,
     graph,
     output,
@@ -326,6 +327,23 @@ def test_conv_matrix_is_conv2d(shape, weight_shape, options):
     layer = conv_matrix(weight, bias, shape, **options)
     expected = torch.nn.functional.conv2d(*map(torch.from_numpy, (x[None], weight, bias)), **options)
     np.testing.assert_allclose(layer.weight @ x.ravel() + layer.bias, expected.numpy().ravel(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "options"),
+    [
+        ((3, 2, 4), (3, 2, 3, 2), {}),
+        ((2, 3, 3), (2, 3, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+        ((4, 3, 2), (4, 1, 2, 3), {"stride": (1, 3), "padding": (1, 2), "dilation": (2, 1), "groups": 2}),
+    ],
+)
+def test_conv_transpose_matrix_is_conv_transpose2d(shape, weight_shape, options):
+    rng = np.random.default_rng(0)
+    channels = weight_shape[1] * options.get("groups", 1)
+    weight, bias, x = rng.normal(size=weight_shape), rng.normal(size=channels), rng.normal(size=shape)
+    layer = conv_transpose_matrix(weight, bias, shape, **options)
+    expected = torch.nn.functional.conv_transpose2d(*map(torch.from_numpy, (x[None], weight, bias)), **options)
+    np.testing.assert_allclose(layer.weight @ x.ravel() + layer.bias, expected.numpy().ravel(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 1}, {"stride": (2, 1), "padding": 1}])

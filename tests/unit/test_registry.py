@@ -32,6 +32,7 @@ SHIPPED = {
         "avgpool2d",
         "sigmoid",
         "tanh",
+        "conv_transpose2d",
     },
 }
 
