@@ -56,6 +56,19 @@ class Residual(nn.Module):
         return self.head(self.act(x + self.inner(x)))
 
 
+class Branches(nn.Module):
+    """A linear stem and a branch of it side by side, as in networks with dense connections."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Linear(inputs, width), nn.Linear(width, 2)
+        self.act, self.head = nn.LeakyReLU(0.1), nn.Linear(width + 2, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(torch.cat([self.inner(self.act(x)), x], 1).relu())
+
+
 def randomise(module: nn.Module, seed: int) -> nn.Module:
     """Float64, eval mode, Gaussian weights of a size that makes neurons cross, arbitrary batch statistics."""
     generator = torch.Generator().manual_seed(seed)
@@ -132,6 +145,21 @@ def as_oracle(module: nn.Module, shape: tuple[int, ...]) -> ref.Net:
                 ("sum", ref.Add(), ("stem", "inner")),
                 ("act1", ref.Relu(), ("sum",)),
                 ("head", head, ("act1",)),
+            ]
+        )
+    if isinstance(module, Branches):
+        stem, inner, head = (_chain([m], ())[0] for m in (module.stem, module.inner, module.head))
+        width, places = module.stem.out_features, np.eye(module.head.in_features)
+        return ref.graph(
+            [
+                ("stem", stem, (ref.INPUT,)),
+                ("act", ref.LeakyRelu(0.1), ("stem",)),
+                ("inner", inner, ("act",)),
+                ("first", ref.Affine(places[:, :2], np.zeros(width + 2)), ("inner",)),
+                ("second", ref.Affine(places[:, 2:], np.zeros(width + 2)), ("stem",)),
+                ("both", ref.Add(), ("first", "second")),
+                ("relu", ref.Relu(), ("both",)),
+                ("head", head, ("relu",)),
             ]
         )
     assert isinstance(module, nn.Sequential)
@@ -227,6 +255,7 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         (1, 4, 4),
         5,
     ),
+    "branches": (lambda: Branches(3, 4, CLASSES), (3,), 9),
     "decoder": (
         lambda: nn.Sequential(
             nn.Conv2d(1, 2, 2, stride=2),
@@ -264,7 +293,7 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     ),
 }
 CASES = list(_BUILD)
-TINY = ["mlp", "leaky", "residual"]
+TINY = ["mlp", "leaky", "residual", "branches"]
 """Cases with few enough neurons for exact enumeration."""
 
 _CACHE: dict[str, Case] = {}

@@ -117,6 +117,10 @@ FORMS: dict[str, Callable[[Wrap, Tensor], Tensor]] = {
     "in-place sum": _iadd,
     "added to itself": lambda m, x: m.head((x + x).flatten(1)),
     "nested residual": lambda m, x: m.head(F.relu(x + m.conv(F.relu(x + m.conv(x)))).flatten(1)),
+    "torch.cat": lambda m, x: torch.cat([m.fc(x.flatten(1)), m.head(x.flatten(1))], 1),
+    "torch.cat of images": lambda m, x: torch.cat((x, F.relu(m.conv(x)), x), dim=1).flatten(1),
+    "torch.concat along rows": lambda m, x: torch.concat([x, m.conv(x)], -2).flatten(1),
+    "torch.concatenate keywords": lambda m, x: torch.concatenate(tensors=[x, m.conv(x)], dim=3).flatten(1),
     "plus number": lambda m, x: m.head((x + 0.5).flatten(1)),
     "number plus": lambda m, x: m.head((2 + x).flatten(1)),
     "minus number": lambda m, x: m.head((x - 1).flatten(1)),
@@ -392,7 +396,9 @@ def test_graph_as_json_and_back(name: str) -> None:
     assert graph.from_json(json.loads(text)) == case(name).net
 
 
-@pytest.mark.parametrize("form", ["nested residual", "number minus", "buffer minus", "over parameter", "F.leaky_relu"])
+@pytest.mark.parametrize(
+    "form", ["nested residual", "number minus", "buffer minus", "over parameter", "F.leaky_relu", "torch.cat of images"]
+)
 def test_functional_graph_as_json_and_back(form: str) -> None:
     net, _ = tr.from_module(wrap(FORMS[form]), IMAGE)
     assert graph.from_json(json.loads(json.dumps(graph.to_json(net)))) == net
@@ -579,7 +585,11 @@ REFUSED: dict[str, Callable[[Wrap, Tensor], Any]] = {
     "indexing the batch": lambda m, x: m.head(x[0]),
     "transposition": lambda m, x: m.head(x.transpose(2, 3).flatten(1)),
     "permutation": lambda m, x: m.head(x.permute(0, 2, 3, 1).flatten(1)),
-    "concatenation": lambda m, x: m.head(torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1)),
+    "concatenation of parts": lambda m, x: m.head(torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1)),
+    "concatenation of samples": lambda m, x: m.head(torch.cat([x, x]).flatten(1)),
+    "concatenation of constants": lambda m, x: m.head(torch.cat([x, m.mean.expand(1, 2, 4, 4)], 1).flatten(1)),
+    "concatenation with a parameter": lambda m, x: m.head(torch.cat([x.flatten(1), m.scale], 1)),
+    "concatenation of different shapes": lambda m, x: torch.cat([x, x.flatten(1)], 1).flatten(1),
     "scaled sum": lambda m, x: m.head(torch.add(x, m.conv(x), alpha=2).flatten(1)),
     "rounding division": lambda m, x: m.head(torch.div(x, 2.0, rounding_mode="floor").flatten(1)),
     "flatten of the batch": lambda m, x: m.head(x.flatten().view(-1, 32)),

@@ -33,6 +33,7 @@ SHIPPED = {
         "sigmoid",
         "tanh",
         "conv_transpose2d",
+        "concat",
     },
 }
 

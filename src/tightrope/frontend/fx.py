@@ -18,6 +18,7 @@ from tightrope.core.network import INPUT, GraphModule, Network, Node
 from tightrope.core.op import Op
 from tightrope.errors import InputError, UnsupportedLayerError
 from tightrope.ops.add import Add
+from tightrope.ops.concat import Concat
 from tightrope.ops.reshape import Reshape
 from tightrope.ops.scale import Scale
 from tightrope.ops.shift import Shift
@@ -50,6 +51,7 @@ _ADD: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 _SUB: tuple[Any, ...] = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 _MUL: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 _DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
+_CONCAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
 _RESHAPE: tuple[Any, ...] = ("view", "reshape", torch.reshape)
 
 
@@ -199,6 +201,8 @@ class _Converter:
             return self._product(node.name, args[0], -1.0, False, where)
         if target in ("size", "dim") or target is getattr or target is operator.getitem:
             return _static(target, args, where)
+        if target in _CONCAT:
+            return self._concat(node.name, args, kwargs, where)
         if target in _RESHAPE:
             return self._reshape(node.name, args, kwargs, where)
         if target in _FUNCTIONS:
@@ -207,7 +211,7 @@ class _Converter:
             return self._layer(_FUNCTIONS[target](*rest, **options), node.name, "", value, node.name)
         raise UnsupportedLayerError(
             f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, sigmoid, "
-            "tanh, flatten, avg_pool2d, view, reshape, +, - of branches, and +, -, *, / with constants."
+            "tanh, flatten, avg_pool2d, view, reshape, cat, +, - of branches, and +, -, *, / with constants."
         )
 
     def _sum(self, name: str, a: Any, b: Any, sign: int, where: str) -> _Value:
@@ -226,6 +230,18 @@ class _Converter:
             what = "divides by" if divide else "multiplies two values that both depend on"
             raise UnsupportedLayerError(f"{where} {what} the input; only constants can be factors.")
         return self._add(name, Scale(self._constant(b, a, where), a.shape, divide), (a,), where)
+
+    def _concat(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: str) -> _Value:
+        tensors = args[0] if args else kwargs["tensors"]
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+        if not all(isinstance(part, _Value) for part in tensors):
+            raise UnsupportedLayerError(f"{where} joins constants to values; only values of the network can be joined.")
+        dims = len(tensors[0].shape) + 1
+        axis = dim + dims if dim < 0 else dim
+        if not 0 < axis < dims:
+            raise UnsupportedLayerError(f"{where} along axis {dim} mixes samples; give an axis from 1 to {dims - 1}.")
+        sizes = tuple(part.shape[axis - 1] if axis <= len(part.shape) else 0 for part in tensors)
+        return self._add(name, Concat(axis - 1, sizes), tuple(tensors), where)
 
     def _constant(self, value: Any, against: _Value, where: str) -> str | float:
         """A Python number, or the key of a tensor that broadcasts against one sample without enlarging it."""
