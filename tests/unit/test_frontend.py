@@ -121,6 +121,9 @@ FORMS: dict[str, Callable[[Wrap, Tensor], Tensor]] = {
     "torch.cat of images": lambda m, x: torch.cat((x, F.relu(m.conv(x)), x), dim=1).flatten(1),
     "torch.concat along rows": lambda m, x: torch.concat([x, m.conv(x)], -2).flatten(1),
     "torch.concatenate keywords": lambda m, x: torch.concatenate(tensors=[x, m.conv(x)], dim=3).flatten(1),
+    "torch.maximum": lambda m, x: m.head(torch.maximum(x, m.conv(x)).flatten(1)),
+    "maximum method": lambda m, x: m.head(x.maximum(m.conv(x)).flatten(1)),
+    "F.max_pool2d": lambda m, x: m.head(F.max_pool2d(x, 3, 1, 1).flatten(1)),
     "plus number": lambda m, x: m.head((x + 0.5).flatten(1)),
     "number plus": lambda m, x: m.head((2 + x).flatten(1)),
     "minus number": lambda m, x: m.head((x - 1).flatten(1)),
@@ -129,6 +132,21 @@ FORMS: dict[str, Callable[[Wrap, Tensor], Tensor]] = {
     "number times": lambda m, x: m.head((-0.5 * x).flatten(1)),
     "over number": lambda m, x: m.head((x / 0.25).flatten(1)),
     "torch.div": lambda m, x: m.head(torch.div(x, 4.0).flatten(1)),
+    "torch.sub of a number": lambda m, x: m.head(torch.sub(x, 0.5).flatten(1)),
+    "torch.sub from a buffer": lambda m, x: m.head(torch.sub(m.mean, x).flatten(1)),
+    "sub method": lambda m, x: m.head(x.sub(m.scale).flatten(1)),
+    "div method": lambda m, x: m.head(x.div(m.mean).flatten(1)),
+    "mul method": lambda m, x: m.head(x.mul(m.scale).flatten(1)),
+    "torch.mul by a parameter": lambda m, x: m.head(torch.mul(m.scale, x).flatten(1)),
+    "torch.add of a number": lambda m, x: m.head(torch.add(x, 1).flatten(1)),
+    "torch.neg": lambda m, x: m.head(torch.neg(x).flatten(1)),
+    "neg method": lambda m, x: m.head(x.neg().flatten(1)),
+    "parameter minus": lambda m, x: m.head((m.scale - x).flatten(1)),
+    "in-place constants": lambda m, x: m.head(x.mul(2.0).sub_(m.mean).div_(m.mean).add_(1).flatten(1)),
+    "sum of constants": lambda m, x: m.head((x - (m.mean + 1)).flatten(1)),
+    "difference of constants": lambda m, x: m.head((x - (1 - m.mean)).flatten(1)),
+    "product of constants": lambda m, x: m.head((x - 2 * m.mean).flatten(1)),
+    "negated constant": lambda m, x: m.head((x + -m.mean).flatten(1)),
     "negated": lambda m, x: m.head((-x).flatten(1)),
     "torch.mul": lambda m, x: m.head(torch.mul(x, 2.0).flatten(1)),
     "buffer": lambda m, x: m.head((x - m.mean).flatten(1)),
@@ -511,7 +529,8 @@ def nested(layer: nn.Module) -> nn.Module:
 
 
 UNSUPPORTED: list[nn.Module] = [
-    nn.MaxPool2d(2),
+    nn.MaxPool2d(2, return_indices=True),
+    nn.AdaptiveMaxPool2d(2),
     nn.Softplus(),
     nn.GELU(),
     nn.PReLU(),
@@ -542,11 +561,22 @@ def test_unsupported_layers_are_refused_by_path(layer: nn.Module) -> None:
     assert isinstance(caught.value, NotImplementedError)
 
 
-@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.GELU()], ids=label)
+@pytest.mark.parametrize("layer", [nn.Softplus(), nn.GELU()], ids=label)
 def test_unsupported_layers_come_with_the_list_of_supported_ones(layer: nn.Module) -> None:
     with pytest.raises(UnsupportedLayerError) as caught:
         tr.from_module(nested(layer), IMAGE)
-    for name in ("Linear", "Conv2d", "ReLU", "LeakyReLU", "Flatten", "BatchNorm2d", "AvgPool2d", "Identity", "Dropout"):
+    for name in (
+        "Linear",
+        "Conv2d",
+        "ReLU",
+        "LeakyReLU",
+        "Flatten",
+        "BatchNorm2d",
+        "AvgPool2d",
+        "MaxPool2d",
+        "Identity",
+        "Dropout",
+    ):
         assert name in str(caught.value)
 
 
@@ -578,7 +608,9 @@ REFUSED: dict[str, Callable[[Wrap, Tensor], Any]] = {
     "matmul": lambda m, x: m.head((x @ x).flatten(1)),
     "exponential": lambda m, x: m.head(torch.exp(x).flatten(1)),
     "softmax": lambda m, x: F.softmax(m.head(x.flatten(1)), dim=1),
-    "max": lambda m, x: m.head(torch.maximum(x, m.conv(x)).flatten(1)),
+    "largest entry": lambda m, x: m.head(x.flatten(1)).amax(1, keepdim=True),
+    "maximum with a constant": lambda m, x: m.head(torch.maximum(x, m.mean).flatten(1)),
+    "pooling of rows": lambda m, x: m.head(F.max_pool1d(x.flatten(2), 1).flatten(1)),
     "clamp": lambda m, x: m.head(x.clamp(0, 1).flatten(1)),
     "mean": lambda m, x: m.head(x.flatten(1)).mean(),
     "indexing": lambda m, x: m.head(x.flatten(1))[:, :2],
@@ -604,6 +636,7 @@ REFUSED: dict[str, Callable[[Wrap, Tensor], Any]] = {
     "a constant output": lambda m, x: m.head(m.mean.flatten(1)),
     "two outputs": lambda m, x: (m.head(x.flatten(1)), m.fc(x.flatten(1))),
     "dictionary": lambda m, x: {"logits": m.head(x.flatten(1))},
+    "parameters alone": lambda m, x: m.head((x - 2 * m.scale).flatten(1)),
     "no output": lambda m, x: None,
     "images as output": lambda m, x: m.conv(x),
 }

@@ -34,6 +34,8 @@ SHIPPED = {
         "tanh",
         "conv_transpose2d",
         "concat",
+        "tap",
+        "maximum",
     },
 }
 

@@ -17,8 +17,11 @@ from tightrope.core.bounds import Params, Shape
 from tightrope.core.network import INPUT, GraphModule, Network, Node
 from tightrope.core.op import Op
 from tightrope.errors import InputError, UnsupportedLayerError
+from tightrope.frontend._pooling import max_pool_taps
 from tightrope.ops.add import Add
 from tightrope.ops.concat import Concat
+from tightrope.ops.maximum import Maximum
+from tightrope.ops.relu import Relu
 from tightrope.ops.reshape import Reshape
 from tightrope.ops.scale import Scale
 from tightrope.ops.shift import Shift
@@ -37,6 +40,9 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
     F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.max_pool2d: lambda size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False: nn.MaxPool2d(
+        size, stride, padding, dilation, return_indices, ceil_mode
+    ),
     F.dropout: lambda *args, **kwargs: nn.Identity(),
     "relu": lambda: nn.ReLU(),
     "relu_": lambda: nn.ReLU(),
@@ -48,10 +54,12 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     "contiguous": lambda: nn.Identity(),
 }
 _ADD: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-_SUB: tuple[Any, ...] = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
-_MUL: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-_DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
+_SUB: tuple[Any, ...] = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
+_MUL: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
+_DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_", "divide")
+_NEG: tuple[Any, ...] = (operator.neg, torch.neg, torch.negative, "neg", "neg_", "negative")
 _CONCAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
+_MAXIMUM: tuple[Any, ...] = (torch.maximum, "maximum")
 _RESHAPE: tuple[Any, ...] = ("view", "reshape", torch.reshape)
 
 
@@ -168,6 +176,11 @@ class _Converter:
             value = getattr(self.module.get_submodule(".".join(owner)), name)
             if not isinstance(value, Tensor):
                 return value
+            if value.grad_fn is not None:
+                raise UnsupportedLayerError(
+                    "The network computes with its parameters before they meet the input, which would freeze the "
+                    "result as a constant. Apply each parameter to a value, or make the result a buffer."
+                )
             self.params[key] = value.detach().clone()
         return _Key(key)
 
@@ -177,6 +190,8 @@ class _Converter:
             raise UnsupportedLayerError(f"{where} is applied to a constant, not to the input.")
         if isinstance(module, PASS_THROUGH):
             return value
+        if isinstance(module, nn.MaxPool2d):
+            return self._max_pool(module, value, name, where)
         cls = self.table.get(type(module))
         if cls is None:
             raise UnsupportedLayerError(
@@ -197,10 +212,14 @@ class _Converter:
         for targets, divide in ((_MUL, False), (_DIV, True)):
             if target in targets and not kwargs:
                 return self._product(node.name, args[0], args[1], divide, where)
-        if target in (operator.neg, torch.neg, "neg"):
+        if target in _NEG:
             return self._product(node.name, args[0], -1.0, False, where)
         if target in ("size", "dim") or target is getattr or target is operator.getitem:
             return _static(target, args, where)
+        if target in _MAXIMUM and not kwargs:
+            if not all(isinstance(arg, _Value) for arg in args):
+                raise UnsupportedLayerError(f"{where} compares with a constant; only values can be compared so far.")
+            return self._maximum(node.name, args[0], args[1], where)
         if target in _CONCAT:
             return self._concat(node.name, args, kwargs, where)
         if target in _RESHAPE:
@@ -211,8 +230,28 @@ class _Converter:
             return self._layer(_FUNCTIONS[target](*rest, **options), node.name, "", value, node.name)
         raise UnsupportedLayerError(
             f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, sigmoid, "
-            "tanh, flatten, avg_pool2d, view, reshape, cat, +, - of branches, and +, -, *, / with constants."
+            "tanh, flatten, avg_pool2d, max_pool2d, view, reshape, cat, maximum, +, - of branches, and +, -, *, / with "
+            "constants."
         )
+
+    def _max_pool(self, module: nn.MaxPool2d, value: _Value, name: str, where: str) -> _Value:
+        """The largest of each window as a tree of pairs: over its rows, then over its columns."""
+        for axis in (1, 2):
+            try:
+                taps = max_pool_taps(module, axis, value.shape)
+            except ValueError as error:
+                raise UnsupportedLayerError(f"{where} {error}.") from None
+            parts = [self._add(f"{name}_tap", tap, (value,), where) for tap in taps]
+            while len(parts) > 1:
+                first, second, *rest = parts
+                parts = [*rest, self._maximum(name, first, second, where)]
+            value = parts[0]
+        return value
+
+    def _maximum(self, name: str, a: _Value, b: _Value, where: str) -> _Value:
+        difference = self._add(f"{name}_difference", Add(-1), (b, a), where)
+        excess = self._add(f"{name}_excess", Relu(), (difference,), where)
+        return self._add(name, Maximum(), (a, b, excess), where)
 
     def _sum(self, name: str, a: Any, b: Any, sign: int, where: str) -> _Value:
         if isinstance(a, _Value) and isinstance(b, _Value):
@@ -294,6 +333,8 @@ class _Converter:
             shape = op.output_shape(*(value.shape for value in inputs))
         except ValueError as error:
             raise UnsupportedLayerError(f"{where} {error}.") from None
+        while name in self.shapes:
+            name = f"{name}_"
         self.nodes.append(Node(name, op, tuple(value.name for value in inputs)))
         self.shapes[name] = shape
         return _Value(name, shape)
@@ -384,7 +425,7 @@ def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
 
 
 def _supported(table: dict[type[nn.Module], Any]) -> str:
-    return ", ".join(sorted({cls.__name__ for cls in (*table, nn.Identity, nn.Dropout)}))
+    return ", ".join(sorted({cls.__name__ for cls in (*table, nn.MaxPool2d, nn.Identity, nn.Dropout)}))
 
 
 def _name(target: Any) -> str:
