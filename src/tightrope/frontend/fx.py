@@ -58,6 +58,7 @@ _SUB: tuple[Any, ...] = (operator.sub, operator.isub, torch.sub, torch.subtract,
 _MUL: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 _DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_", "divide")
 _NEG: tuple[Any, ...] = (operator.neg, torch.neg, torch.negative, "neg", "neg_", "negative")
+_ARITHMETIC = frozenset((*_ADD, *_SUB, *_MUL, *_DIV, *_NEG))
 _CONCAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
 _MAXIMUM: tuple[Any, ...] = (torch.maximum, "maximum")
 _RESHAPE: tuple[Any, ...] = ("view", "reshape", torch.reshape)
@@ -176,11 +177,6 @@ class _Converter:
             value = getattr(self.module.get_submodule(".".join(owner)), name)
             if not isinstance(value, Tensor):
                 return value
-            if value.grad_fn is not None:
-                raise UnsupportedLayerError(
-                    "The network computes with its parameters before they meet the input, which would freeze the "
-                    "result as a constant. Apply each parameter to a value, or make the result a buffer."
-                )
             self.params[key] = value.detach().clone()
         return _Key(key)
 
@@ -206,6 +202,10 @@ class _Converter:
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, where = node.target, f"operation {node.name!r} ({_name(node.target)})"
+        if target in _ARITHMETIC and not any(isinstance(arg, _Value) for arg in (*args, *kwargs.values())):
+            raise UnsupportedLayerError(
+                f"{where} has no input but parameters; apply each of them to a value by itself."
+            )
         for targets, sign in ((_ADD, 1), (_SUB, -1)):
             if target in targets and not kwargs:
                 return self._sum(node.name, args[0], args[1], sign, where)
