@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from tightrope.core.frame import Frame, Window
 from tightrope.core.network import Network
 from tightrope.core.op import AffineOp, ElementwiseOp, Op, Tilt
 from tightrope.core.spec import evaluate
+from tightrope.frontend.graph import from_json, to_json
 
 SCALES = [1e-6, 1e-2, 1.0, 1e3, 1e8]
 TILTS = torch.linspace(0, 1, 9, dtype=F64)
@@ -117,6 +119,12 @@ def test_output_shape_is_the_shape_of_the_value(module: nn.Module, shape: Shape)
     net, params = tr.from_module(nn.Sequential(module, nn.Flatten()), shape)
     for name, value in net.values(params, normal(2, *shape)).items():
         assert net.shapes[name] == tuple(value.shape[1:])
+
+
+@each_module
+def test_graph_as_json_and_back(module: nn.Module, shape: Shape) -> None:
+    net, _ = tr.from_module(nn.Sequential(module, nn.Flatten()), shape)
+    assert from_json(json.loads(json.dumps(to_json(net)))) == net
 
 
 @each_module
