@@ -56,6 +56,19 @@ class Residual(nn.Module):
         return self.head(self.act(x + self.inner(x)))
 
 
+class Branches(nn.Module):
+    """A linear stem and a branch of it side by side, as in networks with dense connections."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Linear(inputs, width), nn.Linear(width, 2)
+        self.act, self.head = nn.LeakyReLU(0.1), nn.Linear(width + 2, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(torch.cat([self.inner(self.act(x)), x], 1).relu())
+
+
 def randomise(module: nn.Module, seed: int) -> nn.Module:
     """Float64, eval mode, Gaussian weights of a size that makes neurons cross, arbitrary batch statistics."""
     generator = torch.Generator().manual_seed(seed)
@@ -88,6 +101,10 @@ def _layer(module: nn.Module, shape: tuple[int, ...]) -> tuple[list[ref.Layer], 
         after = ref.conv_output_shape(shape, module.out_channels, *sizes)
         weight, bias = _numpy(module.weight), _numpy(module.bias)
         return [ref.conv_matrix(weight, bias, shape, *sizes[1:], groups=module.groups)], after
+    if isinstance(module, nn.ConvTranspose2d):
+        sizes = module.stride, module.padding, module.output_padding, module.dilation
+        layer = ref.conv_transpose_matrix(_numpy(module.weight), _numpy(module.bias), shape, *sizes, module.groups)
+        return [layer], tuple(module(torch.zeros((1, *shape), dtype=F64)).shape[1:])
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         facts = (_numpy(t) for t in (module.weight, module.bias, module.running_mean, module.running_var))
         return [ref.batchnorm_affine(*facts, module.eps, shape)], shape
@@ -101,6 +118,8 @@ def _layer(module: nn.Module, shape: tuple[int, ...]) -> tuple[list[ref.Layer], 
         return [ref.Relu()], shape
     if isinstance(module, nn.LeakyReLU):
         return [ref.LeakyRelu(module.negative_slope)], shape
+    if isinstance(module, nn.Tanh | nn.Sigmoid):
+        return [ref.SShaped("tanh" if isinstance(module, nn.Tanh) else "sigmoid")], shape
     if isinstance(module, nn.Flatten):
         return [], (int(np.prod(shape)),)
     raise NotImplementedError(type(module).__name__)
@@ -126,6 +145,21 @@ def as_oracle(module: nn.Module, shape: tuple[int, ...]) -> ref.Net:
                 ("sum", ref.Add(), ("stem", "inner")),
                 ("act1", ref.Relu(), ("sum",)),
                 ("head", head, ("act1",)),
+            ]
+        )
+    if isinstance(module, Branches):
+        stem, inner, head = (_chain([m], ())[0] for m in (module.stem, module.inner, module.head))
+        width, places = module.stem.out_features, np.eye(module.head.in_features)
+        return ref.graph(
+            [
+                ("stem", stem, (ref.INPUT,)),
+                ("act", ref.LeakyRelu(0.1), ("stem",)),
+                ("inner", inner, ("act",)),
+                ("first", ref.Affine(places[:, :2], np.zeros(width + 2)), ("inner",)),
+                ("second", ref.Affine(places[:, 2:], np.zeros(width + 2)), ("stem",)),
+                ("both", ref.Add(), ("first", "second")),
+                ("relu", ref.Relu(), ("both",)),
+                ("head", head, ("relu",)),
             ]
         )
     assert isinstance(module, nn.Sequential)
@@ -221,9 +255,45 @@ _BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         (1, 4, 4),
         5,
     ),
+    "branches": (lambda: Branches(3, 4, CLASSES), (3,), 9),
+    "decoder": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 2, stride=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(2, 2, 3, stride=2, padding=1, output_padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2, 2, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(18, CLASSES),
+        ),
+        (1, 4, 4),
+        11,
+    ),
+    "tanh": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES)
+        ),
+        (3,),
+        6,
+    ),
+    "sigmoid": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 2),
+            nn.Sigmoid(),
+            nn.Conv2d(2, 2, 2),
+            nn.Sigmoid(),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+            nn.LeakyReLU(0.1),
+            nn.Linear(4, CLASSES),
+        ),
+        (1, 4, 4),
+        7,
+    ),
 }
 CASES = list(_BUILD)
-TINY = ["mlp", "leaky", "residual"]
+TINY = ["mlp", "leaky", "residual", "branches"]
 """Cases with few enough neurons for exact enumeration."""
 
 _CACHE: dict[str, Case] = {}

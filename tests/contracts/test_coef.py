@@ -211,6 +211,10 @@ def test_factors_are_the_rows_that_they_stand_for(samples: int, pulled: bool) ->
         close(coef.times(factor), dense * factor)
     close(coef.plus(coef), 2 * dense)
     close(coef.plus(Dense(dense)), 2 * dense)
+    windows = coef.patches()
+    for found in (coef.plus(windows), windows.plus(coef)):
+        assert isinstance(found, Patches)
+        close(found, 2 * dense)
     lines = Lines(*(normal(samples, *dense.shape[2:], seed=s) for s in range(4)))
     close(coef.through(lines)[0], Dense(dense).through(lines)[0])
     close(coef.through(lines)[1], Dense(dense).through(lines)[1])

@@ -317,7 +317,7 @@ def test_gradients_in_chunks_of_rows(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @each_relaxation
-@pytest.mark.parametrize("net", ["leaky", "residual", "conv", "normed"])
+@pytest.mark.parametrize("net", ["leaky", "residual", "conv", "normed", "tanh", "sigmoid"])
 def test_gradient_is_the_derivative(name: str, net: str) -> None:
     """Central differences agree with automatic differentiation at a generic point, batch statistics included."""
     known, (box, spec), chosen = case(net), problem(net, "large"), relaxation(name)
@@ -434,7 +434,7 @@ def floating_keys(net: str) -> list[str]:
 
 
 @each_relaxation
-@pytest.mark.parametrize("net", ["leaky", "residual", "conv", "normed"])
+@pytest.mark.parametrize("net", ["leaky", "residual", "conv", "normed", "tanh", "sigmoid"])
 def test_nan_weights_prove_nothing(name: str, net: str) -> None:
     """One NaN in any tensor: no margin is above 0, and none that rests on it is finite."""
     known, (box, spec) = case(net), problem(net, "small")

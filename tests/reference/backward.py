@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reference import smooth
 from reference.interval import ibp
-from reference.network import INPUT, Add, Affine, Array, Bounds, Net, PreBounds, offsets, sizes
+from reference.network import INPUT, Add, Affine, Array, Bounds, Net, PreBounds, SShaped, offsets, sizes
 
 Rule = str | Mapping[str, Array]  # a named rule, or the lower slope of every neuron of every activation node
 
@@ -47,6 +48,12 @@ def lines(slope: float, low: float, high: float, rule: str | float) -> Lines:
     return Lines(rule, 0.0, chord, high - chord * high)
 
 
+def smooth_lines(layer: SShaped, low: float, high: float, rule: str) -> Lines:
+    """The two lines of an S-shaped function of the slopes that the rule asks for."""
+    below, above = smooth.slopes(layer, low, high, rule)
+    return Lines(below, smooth.extremes(layer, below, low, high)[0], above, smooth.extremes(layer, above, low, high)[1])
+
+
 def _substitute(
     net: Net, lower: Array, upper: Array, pre: PreBounds, row: Array, constant: float, at: str, rule: Rule
 ) -> float:
@@ -70,7 +77,9 @@ def _substitute(
             earlier = np.zeros_like(coefficient)
             for i, a in enumerate(coefficient):
                 choice = rule if isinstance(rule, str) else float(rule[name][i])
-                line = lines(layer.slope, pre[name][0][i], pre[name][1][i], choice)
+                low, high = pre[name][0][i], pre[name][1][i]
+                smooth_layer = isinstance(layer, SShaped)
+                line = smooth_lines(layer, low, high, choice) if smooth_layer else lines(layer.slope, low, high, choice)
                 earlier[i] = a * (line.lower_slope if a >= 0.0 else line.upper_slope)
                 constant += a * (line.lower_constant if a >= 0.0 else line.upper_constant)
             push(inputs[0], earlier)

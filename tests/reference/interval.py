@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference.network import INPUT, Add, Affine, Array, Bounds, Net, offsets
+from reference.network import INPUT, Add, Affine, Array, Bounds, Net, activate, offsets
 
 
 def affine_interval(weight: Array, bias: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
@@ -28,7 +28,7 @@ def node_intervals(net: Net, lower: Array, upper: Array) -> dict[str, tuple[Arra
         elif isinstance(layer, Add):
             found[name] = (low + found[inputs[1]][0], high + found[inputs[1]][1])
         else:  # increasing, so the ends map to the ends
-            found[name] = (np.maximum(low, layer.slope * low), np.maximum(high, layer.slope * high))
+            found[name] = (activate(layer, low), activate(layer, high))
     return found
 
 

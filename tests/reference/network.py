@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +48,27 @@ class LeakyRelu:
 
 
 @dataclass(frozen=True)
+class SShaped:
+    """x -> tanh(x), or the logistic sigmoid 1 / (1 + exp(-x))."""
+
+    kind: Literal["tanh", "sigmoid"]
+
+    def __call__(self, x: Array) -> Array:
+        return np.tanh(x) if self.kind == "tanh" else 1.0 / (1.0 + np.exp(-x))
+
+    def derivative(self, x: float) -> float:
+        """f'(x)."""
+        value = float(self(np.array(x)))
+        return 1.0 - value**2 if self.kind == "tanh" else value * (1.0 - value)
+
+
+@dataclass(frozen=True)
 class Add:
     """(x, y) -> x + y: the join of a residual block."""
 
 
-Activation = Relu | LeakyRelu
-Layer = Affine | Relu | LeakyRelu | Add
+Activation = Relu | LeakyRelu | SShaped
+Layer = Affine | Relu | LeakyRelu | SShaped | Add
 
 
 class Node(NamedTuple):
@@ -112,8 +127,13 @@ def evaluate(net: Net, x: Array) -> dict[str, Array]:
         elif isinstance(layer, Add):
             values[name] = first + values[inputs[1]]
         else:
-            values[name] = np.maximum(first, layer.slope * first)
+            values[name] = activate(layer, first)
     return values
+
+
+def activate(layer: Activation, x: Array) -> Array:
+    """The activation's value at every entry."""
+    return layer(x) if isinstance(layer, SShaped) else np.maximum(x, layer.slope * x)
 
 
 def output(net: Net, x: Array) -> Array:
@@ -181,6 +201,38 @@ def conv_matrix(
     shift = np.zeros(out_channels) if bias is None else np.asarray(bias, dtype=np.float64)
     size = int(np.prod(shape))
     return Affine(matrix.reshape(size, -1), np.repeat(shift, shape[1] * shape[2]))
+
+
+def conv_transpose_matrix(
+    weight: Array,
+    bias: Array | None,
+    input_shape: tuple[int, int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Affine:
+    """Every input entry adds its multiple of the kernel; weight is (in, out / groups, kernel height, kernel width).
+
+    y[g + o, s i - p + d a, s j - p + d b] += weight[c, o, a, b] x[c, i, j], where g is the first output channel of c's
+    group; what falls outside the output is lost.
+    """
+    in_channels, group_out, *kernel = weight.shape
+    facts = zip(
+        *(input_shape[1:], kernel, _pair(stride), _pair(padding), _pair(output_padding), _pair(dilation)), strict=True
+    )
+    height, width = ((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, o, d in facts)
+    (s_h, s_w), (p_h, p_w), (d_h, d_w) = _pair(stride), _pair(padding), _pair(dilation)
+    matrix = np.zeros((group_out * groups, height, width, *input_shape))
+    for c, i, j in np.ndindex(input_shape):
+        group = c // (in_channels // groups)
+        for o, a, b in product(range(group_out), range(kernel[0]), range(kernel[1])):
+            r, q = s_h * i - p_h + d_h * a, s_w * j - p_w + d_w * b
+            if 0 <= r < height and 0 <= q < width:
+                matrix[group * group_out + o, r, q, c, i, j] += weight[c, o, a, b]
+    shift = np.zeros(group_out * groups) if bias is None else np.asarray(bias, dtype=np.float64)
+    return Affine(matrix.reshape(-1, int(np.prod(input_shape))), np.repeat(shift, height * width))
 
 
 def avgpool_matrix(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference.backward import crown_ibp, deeppoly, lines, lower_bounds
+from reference.backward import crown_ibp, deeppoly, lines, lower_bounds, smooth_lines
 from reference.exact import exact_argmin, exact_min, linear_pieces, lp_relaxation_min, milp_min
 from reference.interval import affine_interval, ibp, node_intervals
 from reference.network import (
@@ -21,9 +21,11 @@ from reference.network import (
     LeakyRelu,
     Net,
     Relu,
+    SShaped,
     avgpool_matrix,
     batchnorm_affine,
     conv_matrix,
+    conv_transpose_matrix,
     evaluate,
     graph,
     output,
@@ -240,6 +242,30 @@ def test_lines_enclose_the_activation(slope, rule, low, high):
     assert np.all(y <= line.upper_slope * x + line.upper_constant + 1e-12)
 
 
+@pytest.mark.parametrize("layer", [SShaped("tanh"), SShaped("sigmoid")])
+@pytest.mark.parametrize("rule", ["adaptive", "chord", "box"])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.0, 2.0), (-6.0, 0.5), (-3.0, 3.0), (0.5, 4.0), (-2.0, -1.0), (-1.0, 0.0)]
+)
+def test_lines_enclose_s_shaped_functions_and_touch_them(layer, rule, low, high):
+    line, x = smooth_lines(layer, low, high, rule), np.linspace(low, high, 1001)
+    below = layer(x) - (line.lower_slope * x + line.lower_constant)
+    above = line.upper_slope * x + line.upper_constant - layer(x)
+    for gap in (below, above):
+        assert -1e-12 <= gap.min() <= 1e-5
+
+
+@pytest.mark.parametrize("act", [SShaped("tanh"), SShaped("sigmoid")])
+@pytest.mark.parametrize("build", [plain, residual, convolutional])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_relaxations_of_s_shaped_nets_are_below_samples(build, act, seed):
+    net, lower, upper, rows, offset = problem(build, act, seed)
+    for name, bounds in relaxations(net, lower, upper, rows, offset).items():
+        for row, constant, margin in zip(rows, offset, bounds.margins, strict=True):
+            seen, _ = sampled_min(net, lower, upper, row, constant, rng=np.random.default_rng(seed))
+            assert margin <= seen + 1e-9, name
+
+
 def test_adaptive_slope_is_one_on_the_tie():
     assert lines(0.1, -1.0, 1.0, "adaptive").lower_slope == 1.0
     assert lines(0.1, -1.0, 0.999, "adaptive").lower_slope == 0.1
@@ -301,6 +327,23 @@ def test_conv_matrix_is_conv2d(shape, weight_shape, options):
     layer = conv_matrix(weight, bias, shape, **options)
     expected = torch.nn.functional.conv2d(*map(torch.from_numpy, (x[None], weight, bias)), **options)
     np.testing.assert_allclose(layer.weight @ x.ravel() + layer.bias, expected.numpy().ravel(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "options"),
+    [
+        ((3, 2, 4), (3, 2, 3, 2), {}),
+        ((2, 3, 3), (2, 3, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+        ((4, 3, 2), (4, 1, 2, 3), {"stride": (1, 3), "padding": (1, 2), "dilation": (2, 1), "groups": 2}),
+    ],
+)
+def test_conv_transpose_matrix_is_conv_transpose2d(shape, weight_shape, options):
+    rng = np.random.default_rng(0)
+    channels = weight_shape[1] * options.get("groups", 1)
+    weight, bias, x = rng.normal(size=weight_shape), rng.normal(size=channels), rng.normal(size=shape)
+    layer = conv_transpose_matrix(weight, bias, shape, **options)
+    expected = torch.nn.functional.conv_transpose2d(*map(torch.from_numpy, (x[None], weight, bias)), **options)
+    np.testing.assert_allclose(layer.weight @ x.ravel() + layer.bias, expected.numpy().ravel(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 1}, {"stride": (2, 1), "padding": 1}])

@@ -13,7 +13,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.network import INPUT, Add, Affine, Array, Bounds, Net, offsets, sizes
+from reference import smooth
+from reference.network import (
+    INPUT,
+    Activation,
+    Add,
+    Affine,
+    Array,
+    Bounds,
+    LeakyRelu,
+    Net,
+    Relu,
+    SShaped,
+    offsets,
+    sizes,
+)
 
 
 class Zonotope(NamedTuple):
@@ -28,20 +42,29 @@ class Zonotope(NamedTuple):
         return self.centre - radius, self.centre + radius
 
 
-def _activation(z: Zonotope, slope: float, first_column: int, kind: str) -> Zonotope:
-    """One layer of x -> max(x, slope x), neuron by neuron; neuron i may use column first_column + i."""
+def _piece(layer: Relu | LeakyRelu, low: float, high: float, kind: str) -> tuple[float, float, float]:
+    """scale, bottom, top with scale x + bottom <= max(x, slope x) <= scale x + top on [low, high]."""
+    slope = layer.slope
+    if low >= 0.0:
+        return 1.0, 0.0, 0.0
+    if high <= 0.0:  # stable and off: the linear map slope * x
+        return slope, 0.0, 0.0
+    if kind == "deepz":  # between the parallel lines chord * x and chord * x + (1 - chord) high
+        chord = (high - slope * low) / (high - low)
+        return chord, 0.0, (1.0 - chord) * high
+    return 0.0, slope * low, high  # hbox: forget x, keep the range
+
+
+def _activation(z: Zonotope, layer: Activation, first_column: int, kind: str) -> Zonotope:
+    """One layer, neuron by neuron; neuron i may use column first_column + i."""
     centre, generators = z.centre.copy(), z.generators.copy()
     lower, upper = z.bounds()
     for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
-        if low >= 0.0:
-            continue
-        if high <= 0.0:  # stable and off: the linear map slope * x
-            scale, bottom, top = slope, 0.0, 0.0
-        elif kind == "deepz":  # between the parallel lines chord * x and chord * x + (1 - chord) high
-            chord = (high - slope * low) / (high - low)
-            scale, bottom, top = chord, 0.0, (1.0 - chord) * high
-        else:  # hbox: forget x, keep the range
-            scale, bottom, top = 0.0, slope * low, high
+        if isinstance(layer, SShaped):
+            scale = smooth.slopes(layer, low, high, "chord" if kind == "deepz" else "box")[0]
+            bottom, top = smooth.extremes(layer, scale, low, high)
+        else:
+            scale, bottom, top = _piece(layer, low, high, kind)
         centre[i] = scale * centre[i] + (bottom + top) / 2.0
         generators[i] *= scale
         generators[i, first_column + i] += (top - bottom) / 2.0
@@ -67,7 +90,7 @@ def zonotope(net: Net, lower: Array, upper: Array, rows: Array, offset: Array | 
             found[name] = Zonotope(z.centre + other.centre, z.generators + other.generators)
         else:
             pre[name] = z.bounds()
-            found[name] = _activation(z, layer.slope, column, kind)
+            found[name] = _activation(z, layer, column, kind)
             column += size[name]
     last = found[net.output]
     margins = Zonotope(rows @ last.centre + offsets(rows, offset), rows @ last.generators)

@@ -100,6 +100,12 @@ FORMS: dict[str, Callable[[Wrap, Tensor], Tensor]] = {
     "relu method": lambda m, x: m.head(m.conv(x).relu().flatten(1)),
     "F.leaky_relu": lambda m, x: m.head(F.leaky_relu(m.conv(x), 0.2).flatten(1)),
     "F.leaky_relu keyword": lambda m, x: m.head(F.leaky_relu(m.conv(x), negative_slope=0.3).flatten(1)),
+    "torch.sigmoid": lambda m, x: m.head(torch.sigmoid(m.conv(x)).flatten(1)),
+    "F.sigmoid": lambda m, x: m.head(F.sigmoid(m.conv(x)).flatten(1)),
+    "sigmoid method": lambda m, x: m.head(m.conv(x).sigmoid().flatten(1)),
+    "torch.tanh": lambda m, x: m.head(torch.tanh(m.conv(x)).flatten(1)),
+    "F.tanh": lambda m, x: m.head(F.tanh(m.conv(x)).flatten(1)),
+    "tanh method": lambda m, x: m.head(m.conv(x).tanh().flatten(1)),
     "F.avg_pool2d": lambda m, x: m.head(torch.flatten(F.avg_pool2d(x, 1), 1)),
     "F.avg_pool2d keyword": lambda m, x: m.head(F.avg_pool2d(x, (3, 3), stride=1, padding=1).flatten(1)),
     "F.dropout in evaluation": lambda m, x: m.head(F.dropout(x, 0.5, training=False).flatten(1)),
@@ -111,6 +117,13 @@ FORMS: dict[str, Callable[[Wrap, Tensor], Tensor]] = {
     "in-place sum": _iadd,
     "added to itself": lambda m, x: m.head((x + x).flatten(1)),
     "nested residual": lambda m, x: m.head(F.relu(x + m.conv(F.relu(x + m.conv(x)))).flatten(1)),
+    "torch.cat": lambda m, x: torch.cat([m.fc(x.flatten(1)), m.head(x.flatten(1))], 1),
+    "torch.cat of images": lambda m, x: torch.cat((x, F.relu(m.conv(x)), x), dim=1).flatten(1),
+    "torch.concat along rows": lambda m, x: torch.concat([x, m.conv(x)], -2).flatten(1),
+    "torch.concatenate keywords": lambda m, x: torch.concatenate(tensors=[x, m.conv(x)], dim=3).flatten(1),
+    "torch.maximum": lambda m, x: m.head(torch.maximum(x, m.conv(x)).flatten(1)),
+    "maximum method": lambda m, x: m.head(x.maximum(m.conv(x)).flatten(1)),
+    "F.max_pool2d": lambda m, x: m.head(F.max_pool2d(x, 3, 1, 1).flatten(1)),
     "plus number": lambda m, x: m.head((x + 0.5).flatten(1)),
     "number plus": lambda m, x: m.head((2 + x).flatten(1)),
     "minus number": lambda m, x: m.head((x - 1).flatten(1)),
@@ -119,6 +132,21 @@ FORMS: dict[str, Callable[[Wrap, Tensor], Tensor]] = {
     "number times": lambda m, x: m.head((-0.5 * x).flatten(1)),
     "over number": lambda m, x: m.head((x / 0.25).flatten(1)),
     "torch.div": lambda m, x: m.head(torch.div(x, 4.0).flatten(1)),
+    "torch.sub of a number": lambda m, x: m.head(torch.sub(x, 0.5).flatten(1)),
+    "torch.sub from a buffer": lambda m, x: m.head(torch.sub(m.mean, x).flatten(1)),
+    "sub method": lambda m, x: m.head(x.sub(m.scale).flatten(1)),
+    "div method": lambda m, x: m.head(x.div(m.mean).flatten(1)),
+    "mul method": lambda m, x: m.head(x.mul(m.scale).flatten(1)),
+    "torch.mul by a parameter": lambda m, x: m.head(torch.mul(m.scale, x).flatten(1)),
+    "torch.add of a number": lambda m, x: m.head(torch.add(x, 1).flatten(1)),
+    "torch.neg": lambda m, x: m.head(torch.neg(x).flatten(1)),
+    "neg method": lambda m, x: m.head(x.neg().flatten(1)),
+    "parameter minus": lambda m, x: m.head((m.scale - x).flatten(1)),
+    "in-place constants": lambda m, x: m.head(x.mul(2.0).sub_(m.mean).div_(m.mean).add_(1).flatten(1)),
+    "sum of constants": lambda m, x: m.head((x - (m.mean + 1)).flatten(1)),
+    "difference of constants": lambda m, x: m.head((x - (1 - m.mean)).flatten(1)),
+    "product of constants": lambda m, x: m.head((x - 2 * m.mean).flatten(1)),
+    "negated constant": lambda m, x: m.head((x + -m.mean).flatten(1)),
     "negated": lambda m, x: m.head((-x).flatten(1)),
     "torch.mul": lambda m, x: m.head(torch.mul(x, 2.0).flatten(1)),
     "buffer": lambda m, x: m.head((x - m.mean).flatten(1)),
@@ -161,6 +189,7 @@ def test_modules(name: str) -> None:
         (nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten()), (2, 4, 5)),
         (nn.Sequential(nn.AdaptiveAvgPool2d((None, 1)), nn.Flatten()), (2, 4, 5)),
         (nn.Sequential(nn.AvgPool2d(2, divisor_override=3), nn.Flatten()), (2, 4, 5)),
+        (nn.Sequential(nn.ConvTranspose2d(2, 3, 2, stride=2), nn.Flatten()), (2, 3, 2)),
         (nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten()), (6,)),
         (nn.Sequential(nn.Unflatten(1, (2, -1)), nn.Flatten()), (6,)),
         (nn.Sequential(nn.Unflatten(-1, (2, 3)), nn.Flatten(-2)), (6,)),
@@ -385,7 +414,9 @@ def test_graph_as_json_and_back(name: str) -> None:
     assert graph.from_json(json.loads(text)) == case(name).net
 
 
-@pytest.mark.parametrize("form", ["nested residual", "number minus", "buffer minus", "over parameter", "F.leaky_relu"])
+@pytest.mark.parametrize(
+    "form", ["nested residual", "number minus", "buffer minus", "over parameter", "F.leaky_relu", "torch.cat of images"]
+)
 def test_functional_graph_as_json_and_back(form: str) -> None:
     net, _ = tr.from_module(wrap(FORMS[form]), IMAGE)
     assert graph.from_json(json.loads(json.dumps(graph.to_json(net)))) == net
@@ -498,7 +529,8 @@ def nested(layer: nn.Module) -> nn.Module:
 
 
 UNSUPPORTED: list[nn.Module] = [
-    nn.MaxPool2d(2),
+    nn.MaxPool2d(2, return_indices=True),
+    nn.AdaptiveMaxPool2d(2),
     nn.Softplus(),
     nn.GELU(),
     nn.PReLU(),
@@ -507,7 +539,7 @@ UNSUPPORTED: list[nn.Module] = [
     nn.Upsample(scale_factor=2),
     nn.AlphaDropout(),
     nn.PixelShuffle(1),
-    nn.ConvTranspose2d(2, 2, 2),
+    nn.ConvTranspose2d(2, 2, 2, padding=4),
     nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
     nn.Conv2d(2, 2, 2, padding="same"),
     nn.LeakyReLU(-0.1),
@@ -529,11 +561,22 @@ def test_unsupported_layers_are_refused_by_path(layer: nn.Module) -> None:
     assert isinstance(caught.value, NotImplementedError)
 
 
-@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.GELU()], ids=label)
+@pytest.mark.parametrize("layer", [nn.Softplus(), nn.GELU()], ids=label)
 def test_unsupported_layers_come_with_the_list_of_supported_ones(layer: nn.Module) -> None:
     with pytest.raises(UnsupportedLayerError) as caught:
         tr.from_module(nested(layer), IMAGE)
-    for name in ("Linear", "Conv2d", "ReLU", "LeakyReLU", "Flatten", "BatchNorm2d", "AvgPool2d", "Identity", "Dropout"):
+    for name in (
+        "Linear",
+        "Conv2d",
+        "ReLU",
+        "LeakyReLU",
+        "Flatten",
+        "BatchNorm2d",
+        "AvgPool2d",
+        "MaxPool2d",
+        "Identity",
+        "Dropout",
+    ):
         assert name in str(caught.value)
 
 
@@ -563,16 +606,22 @@ REFUSED: dict[str, Callable[[Wrap, Tensor], Any]] = {
     "square": lambda m, x: m.head((x * x).flatten(1)),
     "power": lambda m, x: m.head((x**2).flatten(1)),
     "matmul": lambda m, x: m.head((x @ x).flatten(1)),
-    "sigmoid": lambda m, x: m.head(torch.sigmoid(x).flatten(1)),
+    "exponential": lambda m, x: m.head(torch.exp(x).flatten(1)),
     "softmax": lambda m, x: F.softmax(m.head(x.flatten(1)), dim=1),
-    "max": lambda m, x: m.head(torch.maximum(x, m.conv(x)).flatten(1)),
+    "largest entry": lambda m, x: m.head(x.flatten(1)).amax(1, keepdim=True),
+    "maximum with a constant": lambda m, x: m.head(torch.maximum(x, m.mean).flatten(1)),
+    "pooling of rows": lambda m, x: m.head(F.max_pool1d(x.flatten(2), 1).flatten(1)),
     "clamp": lambda m, x: m.head(x.clamp(0, 1).flatten(1)),
     "mean": lambda m, x: m.head(x.flatten(1)).mean(),
     "indexing": lambda m, x: m.head(x.flatten(1))[:, :2],
     "indexing the batch": lambda m, x: m.head(x[0]),
     "transposition": lambda m, x: m.head(x.transpose(2, 3).flatten(1)),
     "permutation": lambda m, x: m.head(x.permute(0, 2, 3, 1).flatten(1)),
-    "concatenation": lambda m, x: m.head(torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1)),
+    "concatenation of parts": lambda m, x: m.head(torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1)),
+    "concatenation of samples": lambda m, x: m.head(torch.cat([x, x]).flatten(1)),
+    "concatenation of constants": lambda m, x: m.head(torch.cat([x, m.mean.expand(1, 2, 4, 4)], 1).flatten(1)),
+    "concatenation with a parameter": lambda m, x: m.head(torch.cat([x.flatten(1), m.scale], 1)),
+    "concatenation of different shapes": lambda m, x: torch.cat([x, x.flatten(1)], 1).flatten(1),
     "scaled sum": lambda m, x: m.head(torch.add(x, m.conv(x), alpha=2).flatten(1)),
     "rounding division": lambda m, x: m.head(torch.div(x, 2.0, rounding_mode="floor").flatten(1)),
     "flatten of the batch": lambda m, x: m.head(x.flatten().view(-1, 32)),
@@ -587,6 +636,7 @@ REFUSED: dict[str, Callable[[Wrap, Tensor], Any]] = {
     "a constant output": lambda m, x: m.head(m.mean.flatten(1)),
     "two outputs": lambda m, x: (m.head(x.flatten(1)), m.fc(x.flatten(1))),
     "dictionary": lambda m, x: {"logits": m.head(x.flatten(1))},
+    "parameters alone": lambda m, x: m.head((x - 2 * m.scale).flatten(1)),
     "no output": lambda m, x: None,
     "images as output": lambda m, x: m.conv(x),
 }
@@ -646,6 +696,7 @@ def test_no_layers_is_refused() -> None:
         (nn.Linear(3, 2), (2, 3)),
         (nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), (2, 5, 5)),
         (nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), (3, 5)),
+        (nn.Sequential(nn.ConvTranspose2d(3, 2, 3), nn.Flatten()), (2, 5, 5)),
         (nn.Sequential(nn.Conv2d(3, 2, 5), nn.Flatten()), (3, 4, 4)),
         (nn.Sequential(nn.AvgPool2d(5), nn.Flatten()), (3, 4, 4)),
         (nn.Sequential(nn.BatchNorm1d(3), nn.Linear(4, 2)), (4,)),

@@ -19,7 +19,24 @@ SHIPPED = {
     "models": {"mlp", "cnn3_tiny", "cnn3_small", "cnn3", "cnn5", "cnn7"},
     "datasets": {"digits", "mnist", "fashion_mnist", "cifar10", "tinyimagenet"},
     "attacks": {"pgd"},
-    "ops": {"linear", "conv2d", "relu", "leaky_relu", "reshape", "add", "scale", "shift", "batchnorm", "avgpool2d"},
+    "ops": {
+        "linear",
+        "conv2d",
+        "relu",
+        "leaky_relu",
+        "reshape",
+        "add",
+        "scale",
+        "shift",
+        "batchnorm",
+        "avgpool2d",
+        "sigmoid",
+        "tanh",
+        "conv_transpose2d",
+        "concat",
+        "tap",
+        "maximum",
+    },
 }
 
 

@@ -121,6 +121,7 @@ class Patches:
 
     def plus(self, other: Coef) -> Coef:
         """The sum; dense where the windows differ."""
+        other = other.patches() if isinstance(other, Factored) else other
         if isinstance(other, Patches) and self.frame == other.frame:
             clean, mirrored = self.clean and other.clean, self.mirrored and other.mirrored
             return Patches(self.value + other.value, self.frame, clean, mirrored)

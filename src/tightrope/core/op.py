@@ -111,6 +111,14 @@ class AffineOp(Op):
         return value if bias is None else value + bias
 
 
+class JoinOp(AffineOp):
+    """An affine op of inputs that hang together, so that it knows more of its range than interval arithmetic."""
+
+    @abstractmethod
+    def interval(self, *inputs: Interval) -> Interval:
+        """Its range, from those of its inputs."""
+
+
 class ElementwiseOp(Op):
     """y_i = f(x_i), with lines that bound f on an interval.
 

@@ -17,7 +17,11 @@ from tightrope.core.bounds import Params, Shape
 from tightrope.core.network import INPUT, GraphModule, Network, Node
 from tightrope.core.op import Op
 from tightrope.errors import InputError, UnsupportedLayerError
+from tightrope.frontend._pooling import max_pool_taps
 from tightrope.ops.add import Add
+from tightrope.ops.concat import Concat
+from tightrope.ops.maximum import Maximum
+from tightrope.ops.relu import Relu
 from tightrope.ops.reshape import Reshape
 from tightrope.ops.scale import Scale
 from tightrope.ops.shift import Shift
@@ -29,19 +33,34 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     torch.relu: lambda: nn.ReLU(),
     F.relu: lambda inplace=False: nn.ReLU(),
     F.leaky_relu: lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
+    torch.sigmoid: lambda: nn.Sigmoid(),
+    F.sigmoid: lambda: nn.Sigmoid(),
+    torch.tanh: lambda: nn.Tanh(),
+    F.tanh: lambda: nn.Tanh(),
     torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
     F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.max_pool2d: lambda size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False: nn.MaxPool2d(
+        size, stride, padding, dilation, return_indices, ceil_mode
+    ),
     F.dropout: lambda *args, **kwargs: nn.Identity(),
     "relu": lambda: nn.ReLU(),
     "relu_": lambda: nn.ReLU(),
+    "sigmoid": lambda: nn.Sigmoid(),
+    "sigmoid_": lambda: nn.Sigmoid(),
+    "tanh": lambda: nn.Tanh(),
+    "tanh_": lambda: nn.Tanh(),
     "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
     "contiguous": lambda: nn.Identity(),
 }
 _ADD: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-_SUB: tuple[Any, ...] = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
-_MUL: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-_DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
+_SUB: tuple[Any, ...] = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
+_MUL: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
+_DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_", "divide")
+_NEG: tuple[Any, ...] = (operator.neg, torch.neg, torch.negative, "neg", "neg_", "negative")
+_ARITHMETIC = frozenset((*_ADD, *_SUB, *_MUL, *_DIV, *_NEG))
+_CONCAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
+_MAXIMUM: tuple[Any, ...] = (torch.maximum, "maximum")
 _RESHAPE: tuple[Any, ...] = ("view", "reshape", torch.reshape)
 
 
@@ -167,6 +186,8 @@ class _Converter:
             raise UnsupportedLayerError(f"{where} is applied to a constant, not to the input.")
         if isinstance(module, PASS_THROUGH):
             return value
+        if isinstance(module, nn.MaxPool2d):
+            return self._max_pool(module, value, name, where)
         cls = self.table.get(type(module))
         if cls is None:
             raise UnsupportedLayerError(
@@ -181,16 +202,26 @@ class _Converter:
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, where = node.target, f"operation {node.name!r} ({_name(node.target)})"
+        if target in _ARITHMETIC and not any(isinstance(arg, _Value) for arg in (*args, *kwargs.values())):
+            raise UnsupportedLayerError(
+                f"{where} has no input but parameters; apply each of them to a value by itself."
+            )
         for targets, sign in ((_ADD, 1), (_SUB, -1)):
             if target in targets and not kwargs:
                 return self._sum(node.name, args[0], args[1], sign, where)
         for targets, divide in ((_MUL, False), (_DIV, True)):
             if target in targets and not kwargs:
                 return self._product(node.name, args[0], args[1], divide, where)
-        if target in (operator.neg, torch.neg, "neg"):
+        if target in _NEG:
             return self._product(node.name, args[0], -1.0, False, where)
         if target in ("size", "dim") or target is getattr or target is operator.getitem:
             return _static(target, args, where)
+        if target in _MAXIMUM and not kwargs:
+            if not all(isinstance(arg, _Value) for arg in args):
+                raise UnsupportedLayerError(f"{where} compares with a constant; only values can be compared so far.")
+            return self._maximum(node.name, args[0], args[1], where)
+        if target in _CONCAT:
+            return self._concat(node.name, args, kwargs, where)
         if target in _RESHAPE:
             return self._reshape(node.name, args, kwargs, where)
         if target in _FUNCTIONS:
@@ -198,9 +229,29 @@ class _Converter:
             value, *rest = args if args else (options.pop("input", None),)
             return self._layer(_FUNCTIONS[target](*rest, **options), node.name, "", value, node.name)
         raise UnsupportedLayerError(
-            f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, flatten, "
-            "avg_pool2d, view, reshape, +, - of branches, and +, -, *, / with constants."
+            f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, sigmoid, "
+            "tanh, flatten, avg_pool2d, max_pool2d, view, reshape, cat, maximum, +, - of branches, and +, -, *, / with "
+            "constants."
         )
+
+    def _max_pool(self, module: nn.MaxPool2d, value: _Value, name: str, where: str) -> _Value:
+        """The largest of each window as a tree of pairs: over its rows, then over its columns."""
+        for axis in (1, 2):
+            try:
+                taps = max_pool_taps(module, axis, value.shape)
+            except ValueError as error:
+                raise UnsupportedLayerError(f"{where} {error}.") from None
+            parts = [self._add(f"{name}_tap", tap, (value,), where) for tap in taps]
+            while len(parts) > 1:
+                first, second, *rest = parts
+                parts = [*rest, self._maximum(name, first, second, where)]
+            value = parts[0]
+        return value
+
+    def _maximum(self, name: str, a: _Value, b: _Value, where: str) -> _Value:
+        difference = self._add(f"{name}_difference", Add(-1), (b, a), where)
+        excess = self._add(f"{name}_excess", Relu(), (difference,), where)
+        return self._add(name, Maximum(), (a, b, excess), where)
 
     def _sum(self, name: str, a: Any, b: Any, sign: int, where: str) -> _Value:
         if isinstance(a, _Value) and isinstance(b, _Value):
@@ -218,6 +269,18 @@ class _Converter:
             what = "divides by" if divide else "multiplies two values that both depend on"
             raise UnsupportedLayerError(f"{where} {what} the input; only constants can be factors.")
         return self._add(name, Scale(self._constant(b, a, where), a.shape, divide), (a,), where)
+
+    def _concat(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: str) -> _Value:
+        tensors = args[0] if args else kwargs["tensors"]
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+        if not all(isinstance(part, _Value) for part in tensors):
+            raise UnsupportedLayerError(f"{where} joins constants to values; only values of the network can be joined.")
+        dims = len(tensors[0].shape) + 1
+        axis = dim + dims if dim < 0 else dim
+        if not 0 < axis < dims:
+            raise UnsupportedLayerError(f"{where} along axis {dim} mixes samples; give an axis from 1 to {dims - 1}.")
+        sizes = tuple(part.shape[axis - 1] if axis <= len(part.shape) else 0 for part in tensors)
+        return self._add(name, Concat(axis - 1, sizes), tuple(tensors), where)
 
     def _constant(self, value: Any, against: _Value, where: str) -> str | float:
         """A Python number, or the key of a tensor that broadcasts against one sample without enlarging it."""
@@ -270,6 +333,8 @@ class _Converter:
             shape = op.output_shape(*(value.shape for value in inputs))
         except ValueError as error:
             raise UnsupportedLayerError(f"{where} {error}.") from None
+        while name in self.shapes:
+            name = f"{name}_"
         self.nodes.append(Node(name, op, tuple(value.name for value in inputs)))
         self.shapes[name] = shape
         return _Value(name, shape)
@@ -360,7 +425,7 @@ def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
 
 
 def _supported(table: dict[type[nn.Module], Any]) -> str:
-    return ", ".join(sorted({cls.__name__ for cls in (*table, nn.Identity, nn.Dropout)}))
+    return ", ".join(sorted({cls.__name__ for cls in (*table, nn.MaxPool2d, nn.Identity, nn.Dropout)}))
 
 
 def _name(target: Any) -> str:

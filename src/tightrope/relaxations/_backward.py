@@ -121,7 +121,7 @@ class Engine:
             here = waiting.pop(node.name, None) if node.name != self.network.entry else None
             if here is None:
                 continue
-            if isinstance(node.op, AffineOp):
+            if isinstance(node.op, AffineOp) and (self.lines or node.name in centres):  # among intervals joins are none
                 if node.name not in affine and (bias := node.op.bias(self.params)) is not None:
                     bound = bound + here.dot(bias.expand(self.network.shapes[node.name])[None])
                 pulled = node.op.adjoint(self.params, here)

@@ -10,21 +10,28 @@ from torch import Tensor
 from tightrope.core.bounds import Interval, Params
 from tightrope.core.box import Box
 from tightrope.core.network import INPUT, Network
-from tightrope.core.op import AffineOp, ElementwiseOp
+from tightrope.core.op import AffineOp, ElementwiseOp, JoinOp
 
 
 class Forward(NamedTuple):
     """What the pass found.
 
     Attributes:
-        intervals: of pre-activations and of the outputs of non-linear nodes, by node name.
-        centres: value of every affine node, and of the input, at the centres of its inputs.
+        intervals: of pre-activations and of the outputs of non-linear nodes and joins, by node name.
+        centres: value of every other affine node, and of the input, at the centres of its inputs.
         radii: half-widths of the same nodes.
     """
 
     intervals: dict[str, Interval]
     centres: dict[str, Tensor]
     radii: dict[str, Tensor]
+
+    def interval(self, name: str) -> Interval:
+        """Lower and upper ends of a node."""
+        if name in self.intervals:
+            return self.intervals[name]
+        centre, radius = self.centres[name], self.radii[name]
+        return Interval(centre - radius, centre + radius)
 
     def middle(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and half-width of a node."""
@@ -59,15 +66,16 @@ def forward_intervals(
     for node in network.nodes:
         if only is not None and node.name not in only:
             continue
-        if isinstance(node.op, ElementwiseOp):
-            found.intervals[node.name] = node.op.interval(found.intervals[node.inputs[0]])
+        if isinstance(node.op, ElementwiseOp | JoinOp):
+            own = given.get(node.name)
+            found.intervals[node.name] = own or node.op.interval(*(found.interval(name) for name in node.inputs))
             continue
         assert isinstance(node.op, AffineOp)
         middles = [found.middle(name) for name in node.inputs]
-        centre = found.centres[node.name] = node.op.forward(params, *(c for c, _ in middles))
-        radius = found.radii[node.name] = node.op.linear_abs(params, *(r for _, r in middles))
+        found.centres[node.name] = node.op.forward(params, *(c for c, _ in middles))
+        found.radii[node.name] = node.op.linear_abs(params, *(r for _, r in middles))
         if node.name in given:
             found.intervals[node.name] = given[node.name]
         elif node.name in network.pre_activations:
-            found.intervals[node.name] = Interval(centre - radius, centre + radius)
+            found.intervals[node.name] = found.interval(node.name)
     return found
