@@ -12,7 +12,7 @@ those by which a disjunction of rows loses nothing: by minimax, the best w reach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from tightrope.core.bounds import Interval, Lines
 from tightrope.core.box import Box
-from tightrope.core.op import ElementwiseOp, Tilt
+from tightrope.core.network import INPUT
+from tightrope.core.op import AffineOp, ElementwiseOp, Tilt
 from tightrope.core.protocols import Relaxation
-from tightrope.core.spec import Spec, clause_margins
+from tightrope.core.spec import Spec, clause_margins, evaluate
 from tightrope.relaxations._backward import Engine
 from tightrope.relaxations._interval import forward_intervals
 from tightrope.verifiers._merge import magnitudes, unit_roundoff
@@ -167,7 +168,7 @@ class Lagrangian:
     def __init__(self, items: Items, part: Subproblems) -> None:
         network = items.problem.network
         self.items, self.part = items, part
-        self._network, self._params, self._spec = network, items.problem.params, items.spec(part.item)
+        self.network, self._params, self._spec = network, items.problem.params, items.spec(part.item)
         self._split = bool((part.signs != 0).any())
         self._intervals = items.neurons.intervals(items.sample[part.item], part.pre)
         self._forward = forward_intervals(network, self._params, part.box, only=network.affine_prefix)
@@ -178,7 +179,7 @@ class Lagrangian:
 
     def with_lines(self, lines: dict[str, Lines], variables: Variables) -> Tensor:
         """The same for given lines of the non-linear nodes."""
-        engine = Engine(self._network, self._params, self._forward)
+        engine = Engine(self.network, self._params, self._forward)
         engine.lines = lines
         if self._split:
             engine.multipliers = self.items.neurons.on_nodes(self.part.signs * variables.multipliers)
@@ -189,12 +190,24 @@ class Lagrangian:
     def lines(self, slopes: Tensor) -> dict[str, Lines]:
         """The lines of the non-linear nodes."""
         tilts, found = self.items.neurons.on_nodes(slopes), {}
-        for node in self._network.nodes:
+        for node in self.network.nodes:
             if isinstance(node.op, ElementwiseOp):
                 name = node.inputs[0]
                 upper = node.op.minimum_area(self._intervals[name]).upper
                 found[node.name] = node.op.envelope(self._intervals[name], Tilt(tilts[name], upper))
         return found
+
+    def evaluate(self, x: Tensor, lines: Mapping[str, Lines]) -> tuple[Tensor, Tensor]:
+        """The clauses' rows and the neurons at inputs, with the lower lines in the place of the non-linear ops."""
+        values = {INPUT: x}
+        for node in self.network.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if isinstance(node.op, AffineOp):
+                values[node.name] = node.op.forward(self._params, *inputs)
+            else:
+                slope, offset, _, _ = lines[node.name]
+                values[node.name] = slope * inputs[0] + (0.0 if offset is None else offset)
+        return evaluate(self._spec, values[self.network.output]), self.items.neurons.of(values, len(x))
 
     def minimisers(self, variables: Variables) -> tuple[Tensor, Tensor]:
         """The points of the boxes where the bound, linear in the input, is attained, and its coefficients there."""
