@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tightrope.verifiers._subproblems import Lagrangian, Subproblems, Variables
+from tightrope.verifiers._subproblems import Items, Lagrangian, Subproblems, Variables
 
 _MEAN, _SQUARE = 0.9, 0.999  # decay of Adam's two averages
 
@@ -27,6 +27,21 @@ class Ascent(NamedTuple):
     rate: float = 0.1
     multiplier_rate: float = 0.1
     decay: float = 0.97
+
+
+def optimised(items: Items, part: Subproblems, ascent: Ascent, stop: Callable[[], bool] = lambda: False) -> Subproblems:
+    """The subproblems with better variables and their bounds, those that are proved by what they have left as they are.
+
+    Good variables are found in float32, as any are sound; their bounds are computed in the dtype of the problem.
+    """
+    part = _evaluated(items, part, part.variables)
+    todo = (~(part.lower > 0)).nonzero()[:, 0]
+    if ascent.steps == 0 or len(todo) == 0 or stop():
+        return part
+    left = part.rows(todo)
+    found = ascend(Lagrangian(items.single, left.single()), ascent, stop)
+    left = _evaluated(items, left, _projected(Variables(*(value.to(left.slopes) for value in found.variables))))
+    return Subproblems(*(old.index_copy(0, todo, new) for old, new in zip(part, left, strict=True)))
 
 
 def ascend(bound: Lagrangian, ascent: Ascent, stop: Callable[[], bool] = lambda: False) -> Subproblems:
@@ -87,6 +102,11 @@ def _projected(variables: Variables) -> Variables:
         multipliers.clamp(min=0.0),
         torch.where(total > 0, weights / total, 1.0 / weights.shape[1]),
     )
+
+
+def _evaluated(items: Items, part: Subproblems, variables: Variables) -> Subproblems:
+    with torch.no_grad():
+        return _better(part, variables, Lagrangian(items, part)(variables))
 
 
 def _better(part: Subproblems, variables: Variables, lower: Tensor) -> Subproblems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -43,6 +44,12 @@ class Neurons:
         ]
         splittable = [all(op.breakpoints == (0.0,) for op in ops) for ops in self._ops.values()]
         self.splittable = torch.tensor(splittable, dtype=torch.bool, device=device)[self.layer]
+
+    def single(self) -> Neurons:
+        """The same with bounds in float32."""
+        neurons = copy(self)
+        neurons._all, neurons._none = Interval(*(end.float() for end in self._all)), self._none.float()
+        return neurons
 
     def of(self, values: Mapping[str, Tensor], batch: int) -> Tensor:
         """The neurons' entries of values by node."""

@@ -13,6 +13,8 @@ those by which a disjunction of rows loses nothing: by minimax, the best w reach
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -88,6 +90,10 @@ class Subproblems(NamedTuple):
         """The best variables known."""
         return Variables(self.slopes, self.multipliers, self.weights)
 
+    def single(self) -> Subproblems:
+        """The same in float32."""
+        return Subproblems(*(value.float() if value.is_floating_point() else value for value in self))
+
     def rows(self, index: Tensor | slice) -> Subproblems:
         """Some of them."""
         return Subproblems(*(value[index] for value in self))
@@ -124,6 +130,19 @@ class Items:
         rows = torch.einsum("bro,bo->br", spec.matrix.abs(), sizes[network.output]) + spec.offset.abs()
         self._row_size = rows[:, self._index].flatten(0, 1)
         self._neuron_size = self.neurons.of(sizes, problem.size)
+        self._roundoff = unit_roundoff(box.lower.dtype)
+
+    @cached_property
+    def single(self) -> Items:
+        """The same in float32, to find out which variables are good ones."""
+        network, params, box, spec = self.problem
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}
+        items = copy(self)
+        spec = spec._replace(matrix=spec.matrix.float(), offset=spec.offset.float())
+        items.problem = Problem(network, weights, Box(*(end.float() for end in box)), spec)
+        items.neurons = self.neurons.single()
+        items._row_size, items._neuron_size = self._row_size.float(), self._neuron_size.float()
+        return items
 
     def roots(self) -> Subproblems:
         """Every item whole, with DeepPoly's slopes, and all weight on the row of the largest bound."""
@@ -156,7 +175,7 @@ class Items:
         """
         rows = (variables.weights * self._row_size[item]).sum(1)
         terms = (variables.multipliers * self._neuron_size[self.sample[item]]).sum(1)
-        return unit_roundoff(rows.dtype) * (rows + terms)
+        return self._roundoff * (rows + terms)
 
 
 class Lagrangian:

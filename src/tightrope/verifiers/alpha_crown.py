@@ -18,9 +18,9 @@ from tightrope.core.protocols import Relaxation
 from tightrope.core.spec import Spec
 from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
-from tightrope.verifiers._ascent import Ascent, ascend
+from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._problem import INF, Problem, checked, in_parts, undecided
-from tightrope.verifiers._subproblems import Items, Lagrangian
+from tightrope.verifiers._subproblems import Items
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,6 @@ def clause_bounds(items: Items, ascent: Ascent) -> Tensor:
     roots = items.roots()
     todo = (~(roots.lower > 0) & torch.isfinite(roots.lower)).nonzero()[:, 0]
     if len(todo):
-        found = ascend(Lagrangian(items, roots.rows(todo)), ascent)
+        found = optimised(items, roots.rows(todo), ascent)
         roots = roots._replace(lower=roots.lower.index_copy(0, todo, found.lower))
     return roots.lower.reshape(items.margins.shape)

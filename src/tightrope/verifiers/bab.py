@@ -19,7 +19,7 @@ from tightrope.core.protocols import Attack, Relaxation
 from tightrope.core.spec import Spec
 from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
-from tightrope.verifiers._ascent import Ascent, ascend
+from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._leaf import solutions
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
 from tightrope.verifiers._queue import Queue
@@ -172,10 +172,11 @@ class _Search:
     def _bound(self, part: Subproblems, steps: int, stop: Callable[[], bool]) -> None:
         """Optimise bounds, try the inputs where they are attained, and put what is left into the queue."""
         if part.size:
-            bound = Lagrangian(self._items, part)
-            part = ascend(bound, Ascent(steps), stop)
-            x, _ = bound.minimisers(part.variables)
-            self.judge(x, self._items.sample[part.item].tolist())
+            part = optimised(self._items, part, Ascent(steps), stop)
+        left = part.rows(~(part.lower > 0))
+        if left.size:
+            x, _ = Lagrangian(self._items, left).minimisers(left.variables)
+            self.judge(x, self._items.sample[left.item].tolist())
         self._queue.add(self._items.sample[part.item], part)
 
     def _solve(self, leaf: Subproblems) -> None:
