@@ -425,6 +425,9 @@ def test_a_run_is_certified_at_its_own_radius_in_its_own_folder(tmp_path: Path) 
     assert path.read_bytes() == before
     tr.certify(run, "digits", Fraction(1, 50), split="train", count=5, attack=FAST)
     assert len(list(run.path.glob("certify-*.jsonl"))) == 2
+    tr.certify(run, count=5, attack=FAST, complete=True, timeout=5.0)
+    (path,) = run.path.glob("certify-*-complete.jsonl")
+    assert read_header(path)["complete"] == {"timeout": 5.0}
 
 
 def test_the_first_images_are_those_of_the_test_split(tmp_path: Path) -> None:
@@ -495,6 +498,7 @@ def test_bad_radii_are_refused_before_certifying(eps: Any, run: tr.Run, tmp_path
         ({"attack": {"name": "pgd", "stesp": 3}}, "'steps'"),
         ({"attack": {"name": "pgd", "steps": -1}}, "steps"),
         ({"batch_size": 0}, "batch_size"),
+        ({"complete": True, "timeout": -1.0}, "timeout"),
         ({"count": 0}, "0"),
         ({"count": 31}, "30"),
         ({"device": "abacus"}, "device"),
@@ -709,3 +713,12 @@ class _Stop:
         raise KeyboardInterrupt
 
     def on_epoch(self, record: object) -> None: ...
+
+
+def test_a_complete_certification_decides_what_relaxations_leave_undecided(run: tr.Run, tmp_path: Path) -> None:
+    cheap = certify(run, blobs(), 0.15, tmp_path / "cheap.jsonl", relaxations=["ibp"])
+    complete = certify(run, blobs(), 0.15, tmp_path / "complete.jsonl", relaxations=["ibp"], complete=True)
+    assert "unknown" in {record.verdict for record in cheap}
+    assert "unknown" not in {record.verdict for record in complete}
+    for before, after in zip(cheap, complete, strict=True):
+        assert before.verdict in ("unknown", after.verdict)

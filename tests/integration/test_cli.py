@@ -587,3 +587,11 @@ def test_plans_of_bad_settings_are_refused() -> None:
     assert "Did you mean 'digits/mlp-ibp'?" in refused("plan", "digits/mlp-ibpp")
     assert "memory_gib" in refused("plan", "digits/mlp-ibp", *sets("memory_gib=-1"))
     assert "chunk" in refused("plan", "digits/mlp-deeppoly-rgs", *sets("smoother.chunk=automatic"))
+
+
+def test_complete_certification_shows_branch_and_bound(own: Path) -> None:
+    result = tightrope("certify", own, "--count", "20", "--eps", "0.05", "--complete", "--timeout", "5", *FAST)
+    assert result.exit_code == 0
+    (path,) = own.glob("certify-digits-test-0.05-*-complete.jsonl")
+    assert {record.method for record in read(path)} & {"alpha_crown", "bab"}
+    assert tightrope("certify", own, "--complete", "--timeout", "-1", *FAST).exit_code != 0

@@ -29,6 +29,12 @@ def certify(
     ] = "ibp,crown_ibp,deeppoly",
     attack_steps: Annotated[int, typer.Option(help="Steps of the PGD attack.", min=0)] = 40,
     attack_restarts: Annotated[int, typer.Option(help="Starts of the PGD attack.", min=1)] = 2,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Branch and bound for what the relaxations leave undecided.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds of branch and bound an image, with --complete.", min=0)
+    ] = 60.0,
     batch_size: Annotated[int, typer.Option(help="Images bounded together.", min=1)] = 100,
     float32: Annotated[bool, typer.Option("--float32", help="Faster; rounding may exceed small margins.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
@@ -57,6 +63,8 @@ def certify(
             count=count,
             relaxations=[name.strip() for name in relaxations.split(",")],
             attack={"name": "pgd", "steps": attack_steps, "restarts": attack_restarts, "loss": "margin"},
+            complete=complete,
+            timeout=timeout,
             batch_size=batch_size,
             float32=float32,
             device=device,

@@ -16,8 +16,8 @@ from typing import Any
 
 from tightrope.errors import InputError, UnknownNameError
 
-KINDS = ("ops", "relaxations", "smoothers", "methods", "models", "datasets", "attacks", "verifiers")
-_PACKAGES = {"datasets": "tightrope.data"}
+KINDS = ("ops", "relaxations", "smoothers", "methods", "models", "datasets", "attacks", "verifiers", "branchings")
+_PACKAGES = {"datasets": "tightrope.data", "branchings": "tightrope.verifiers.branching"}
 
 
 def _package(kind: str) -> str:
@@ -38,7 +38,9 @@ def names(kind: str) -> list[str]:
         ['crown_ibp', 'deeppoly', 'deepz', 'hbox', 'ibp']
     """
     package = importlib.import_module(_package(kind))
-    stems = {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
+    stems = {
+        info.name for info in pkgutil.iter_modules(package.__path__) if not (info.ispkg or info.name.startswith("_"))
+    }
     return sorted(stems | set(_external(kind)))
 
 

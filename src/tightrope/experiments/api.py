@@ -30,7 +30,9 @@ from tightrope.experiments.run import Run, execute, load, read_started
 from tightrope.frontend.fx import from_module
 from tightrope.records.image import Summary
 from tightrope.training.events import Silent, Watcher
+from tightrope.verifiers.alpha_crown import AlphaCrown
 from tightrope.verifiers.attack import AttackVerifier
+from tightrope.verifiers.bab import Bab
 from tightrope.verifiers.cascade import Cascade
 from tightrope.verifiers.one_shot import OneShot
 
@@ -162,6 +164,8 @@ def certify(
     data_dir: Path | str | None = None,
     relaxations: Iterable[str] = RELAXATIONS,
     attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
+    complete: bool = False,
+    timeout: float = 60.0,
     spec: MakeSpec | None = None,
     batch_size: int = 100,
     float32: bool = False,
@@ -171,8 +175,9 @@ def certify(
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
 
-    Each image goes through: clean prediction, attack, then the relaxations in turn, until one decides. A certificate is
-    for the full box, in float64 unless asked otherwise.
+    Each image goes through: clean prediction, attack, then the relaxations in turn, until one decides; if ``complete``,
+    then through optimised bounds and branch and bound, which leave an image undecided only when its time is up or its
+    margin is 0 up to rounding. A certificate is for the full box, in float64 unless asked otherwise.
 
     Args:
         source: a run, its folder, or a module.
@@ -184,6 +189,8 @@ def certify(
         data_dir: where the dataset lies.
         relaxations: names, from cheap to tight.
         attack: an attack, its name, or a table of name and options.
+        complete: decide what the relaxations leave undecided; all such images of a batch are decided together.
+        timeout: seconds of branch and bound an image, if ``complete``; those of a batch share their time.
         spec: from labels to the property of each sample.
         batch_size: images bounded together.
         float32: faster; rounding errors may then exceed small margins.
@@ -208,7 +215,8 @@ def certify(
     dtype = torch.float32 if float32 else torch.float64
     names = list(relaxations)
     chosen = _attack(attack)
-    stages: tuple[Verifier, ...] = (AttackVerifier(chosen), *(OneShot(relaxation(name), name) for name in names))
+    stages: list[Verifier] = [AttackVerifier(chosen), *(OneShot(relaxation(name), name) for name in names)]
+    stages += [AlphaCrown(), Bab(attack=chosen, timeout=timeout)] if complete else []
     data_name = dataset if isinstance(dataset, str) else "data"
     check_labels(samples, network, spec)
     where = find_device(device)
@@ -219,8 +227,8 @@ def certify(
         to_unit(samples, dtype).to(where),
         samples.labels.to(where),
         eps=eps,
-        verifier=Cascade(stages),
-        path=_records_path(run, out, data_name, split, eps, dtype),
+        verifier=Cascade(tuple(stages)),
+        path=_records_path(run, out, f"{data_name}-{split}", eps, dtype, complete),
         make_spec=spec or classification(network, dtype),
         batch_size=batch_size,
         seed=seed,
@@ -229,6 +237,7 @@ def certify(
             "split": split,
             "attack": repr(chosen),
             "relaxations": names,
+            **({"complete": {"timeout": timeout}} if complete else {}),
         },
         on_batch=on_batch,
     )
@@ -294,11 +303,11 @@ def _samples(dataset: Dataset, data_dir: Path | str | None, split: str = "train"
 
 
 def _records_path(
-    run: Run | None, out: Path | str | None, dataset: str, split: str, eps: object, dtype: torch.dtype
+    run: Run | None, out: Path | str | None, data: str, eps: object, dtype: torch.dtype, complete: bool
 ) -> Path:
     if out is not None:
         return Path(out)
     if run is None:
         raise InputError("Say where to write the records of a module: out=....jsonl.")
-    radius = str(eps).replace("/", "_")
-    return run.folder.certification(f"{dataset}-{split}-{radius}-{str(dtype).removeprefix('torch.')}")
+    parts = [data, str(eps).replace("/", "_"), str(dtype).removeprefix("torch."), *["complete"] * complete]
+    return run.folder.certification("-".join(parts))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -69,11 +70,14 @@ class Engine:
     Attributes:
         lines: of the non-linear nodes, by node name, as they become known. Where a node has none, back-substitution
             ends at its interval.
+        multipliers: by node name, (batch, *shape): m with ``m . value >= 0`` at all points of interest (Lagrange
+            multipliers of the constraints of a subproblem). Bounds of the spec then hold at these points.
     """
 
     def __init__(self, network: Network, params: Params, forward: Forward) -> None:
         self.network, self.params = network, params
         self.lines: dict[str, Lines] = {}
+        self.multipliers: dict[str, Tensor] = {}
         self._forward = forward
         self._radius = forward.radii[INPUT]
         self._batch = self._radius.shape[0]
@@ -82,7 +86,7 @@ class Engine:
         """Lower bounds of the spec's rows, (batch, rows)."""
 
         def upper(first: int, last: int) -> Tensor:
-            return self._upper_bounds(self.network.output, Dense(-spec.matrix[:, first:last]))
+            return self._upper_bounds(self.network.output, Dense(-spec.matrix[:, first:last]), self.multipliers)
 
         return spec.offset - torch.cat(self._in_chunks(upper, self.network.output, spec.matrix.shape[1], 1), 1)
 
@@ -110,13 +114,19 @@ class Engine:
             return [upper(*piece) for piece in pieces]
         return [checkpoint(upper, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
 
-    def _upper_bounds(self, target: str, coef: Coef) -> Tensor:
-        """Upper bounds of ``coef . target`` over the box, (batch, rows)."""
+    def _upper_bounds(
+        self, target: str, coef: Coef, multipliers: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Tensor:
+        """Upper bounds of ``coef . target`` plus the ``multipliers``' terms over the box, (batch, rows)."""
         centres, rows = self._forward.centres, coef.rows
         # Nodes that are affine in what back-substitution ends with: their values at its centre are known.
         affine = self.network.affine_prefix if self.lines else centres.keys()
         bound = coef.dot(centres[target]) if target in affine else self._radius.new_zeros(())
         waiting: dict[str, Coef] = {target: coef}
+        for name, value in multipliers.items():
+            term = Dense(value[:, None])
+            bound = bound + term.dot(centres[name]) if name in affine else bound
+            waiting[name] = waiting[name].plus(term) if name in waiting else term
         for node in reversed(self.network.nodes):
             here = waiting.pop(node.name, None) if node.name != self.network.entry else None
             if here is None:

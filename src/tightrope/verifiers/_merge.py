@@ -102,14 +102,23 @@ def rounding(problem: Problem) -> float:
     The last place, times a constant, of the largest sum of absolute values that the network and the spec can form over
     the box: ``|spec| |W_n| ... |W_1| |x|``, which also bounds what cancels on the way.
     """
+    outputs = magnitudes(problem)[problem.network.output]
+    rows = torch.einsum("bro,bo->br", problem.spec.matrix.abs(), outputs)
+    return unit_roundoff(rows.dtype) * float((rows + problem.spec.offset.abs()).max())
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """The rounding error of a bound as a share of the absolute values that it sums up."""
+    return _ROUNDING * torch.finfo(dtype).eps
+
+
+def magnitudes(problem: Problem) -> dict[str, Tensor]:
+    """The largest sum of absolute values that can form at every node over the box, (batch, *shape) by name."""
     sizes = {INPUT: torch.maximum(problem.box.lower.abs(), problem.box.upper.abs())}
     with torch.no_grad():
         for node in problem.network.nodes:
-            inputs = [sizes[name] for name in node.inputs]
-            sizes[node.name] = _size(problem, node.op, inputs)
-        rows = torch.einsum("bro,bo->br", problem.spec.matrix.abs(), sizes[problem.network.output])
-        largest = float((rows + problem.spec.offset.abs()).max())
-    return _ROUNDING * torch.finfo(problem.box.lower.dtype).eps * largest
+            sizes[node.name] = _size(problem, node.op, [sizes[name] for name in node.inputs])
+    return sizes
 
 
 def _size(problem: Problem, op: object, inputs: list[Tensor]) -> Tensor:

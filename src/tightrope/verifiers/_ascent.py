@@ -1,0 +1,117 @@
+"""Projected ascent on the variables of Lagrangian bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tightrope.verifiers._subproblems import Items, Lagrangian, Subproblems, Variables
+
+_MEAN, _SQUARE = 0.9, 0.999  # decay of Adam's two averages
+
+
+class Ascent(NamedTuple):
+    """How hard to try.
+
+    Attributes:
+        steps: gradient steps.
+        rate: of the slopes and weights, which lie in [0, 1], at the first step.
+        multiplier_rate: of the multipliers; 1 lets one of them make up for the whole margin in one step.
+        decay: of the rates from step to step.
+    """
+
+    steps: int
+    rate: float = 0.1
+    multiplier_rate: float = 0.1
+    decay: float = 0.97
+
+
+def optimised(items: Items, part: Subproblems, ascent: Ascent, stop: Callable[[], bool] = lambda: False) -> Subproblems:
+    """The subproblems with better variables and their bounds, those that are proved by what they have left as they are.
+
+    Good variables are found in float32, as any are sound; their bounds are computed in the dtype of the problem.
+    """
+    part = _evaluated(items, part, part.variables)
+    todo = (~(part.lower > 0)).nonzero()[:, 0]
+    if ascent.steps == 0 or len(todo) == 0 or stop():
+        return part
+    left = part.rows(todo)
+    found = ascend(Lagrangian(items.single, left.single()), ascent, stop)
+    left = _evaluated(items, left, _projected(Variables(*(value.to(left.slopes) for value in found.variables))))
+    return Subproblems(*(old.index_copy(0, todo, new) for old, new in zip(part, left, strict=True)))
+
+
+def ascend(bound: Lagrangian, ascent: Ascent, stop: Callable[[], bool] = lambda: False) -> Subproblems:
+    """The subproblems with the best variables found and their bounds, which never get worse.
+
+    Adam on all variables at once (the bounds of a batch do not share any), each projected on where it may be. NaN and
+    infinity improve nothing. It ends early when all bounds are positive or ``stop`` says so.
+
+    Source: Xu et al. 2021 (alpha-CROWN, arXiv 2011.13824), section 3; Wang et al. 2021 (beta-CROWN, arXiv 2103.06624),
+    section 3.3.
+    """
+    part, now = bound.part, bound.part.variables
+    rates = _rates(part, ascent)
+    means = [torch.zeros_like(value) for value in now]
+    squares = [torch.zeros_like(value) for value in now]
+    for step in range(ascent.steps + 1):
+        leaves = Variables(*(value.detach().requires_grad_() for value in now))
+        with torch.enable_grad():
+            lower = bound(leaves)
+        part = _better(part, leaves, lower.detach())
+        if step == ascent.steps or bool((part.lower > 0).all()) or stop():
+            break
+        grads = torch.autograd.grad(lower.sum(), leaves, allow_unused=True, materialize_grads=True)
+        moved = []
+        for value, grad, mean, square, rate in zip(leaves, grads, means, squares, rates, strict=True):
+            direction = _adam(grad.nan_to_num(0.0, 0.0, 0.0), mean, square, step)
+            moved.append(value.detach() + rate * ascent.decay**step * direction)
+        now = _projected(Variables(*moved))
+    return part
+
+
+def _rates(part: Subproblems, ascent: Ascent) -> Variables:
+    """Multipliers are margins per unit of a pre-activation: their rate makes a step one of the margin that is missing.
+
+    They are free of the scale of weights and inputs.
+    """
+    width = torch.where(part.signs != 0, part.pre_upper - part.pre_lower, 1.0)
+    missing = part.lower.abs().nan_to_num(1.0, 1.0, 1.0)[:, None]
+    unit = (missing / width).nan_to_num(0.0, 0.0, 0.0) * (part.signs != 0)
+    rate = torch.full_like(missing, ascent.rate)
+    return Variables(rate, ascent.multiplier_rate * unit, rate)
+
+
+def _adam(grad: Tensor, mean: Tensor, square: Tensor, step: int) -> Tensor:
+    """The step of Adam in units of the rate; updates the averages. Free of the gradient's scale."""
+    mean.lerp_(grad, 1 - _MEAN)
+    square.lerp_(grad.square(), 1 - _SQUARE)
+    size = (square / (1 - _SQUARE ** (step + 1))).sqrt()
+    return torch.where(size > 0, mean / (1 - _MEAN ** (step + 1)) / size, 0.0)
+
+
+def _projected(variables: Variables) -> Variables:
+    slopes, multipliers, weights = variables
+    weights = weights.clamp(min=0.0)
+    total = weights.sum(1, keepdim=True)
+    return Variables(
+        slopes.clamp(0.0, 1.0),
+        multipliers.clamp(min=0.0),
+        torch.where(total > 0, weights / total, 1.0 / weights.shape[1]),
+    )
+
+
+def _evaluated(items: Items, part: Subproblems, variables: Variables) -> Subproblems:
+    with torch.no_grad():
+        return _better(part, variables, Lagrangian(items, part)(variables))
+
+
+def _better(part: Subproblems, variables: Variables, lower: Tensor) -> Subproblems:
+    better = (lower > part.lower) & torch.isfinite(lower)
+    kept = (torch.where(better[:, None], new.detach(), old) for new, old in zip(variables, part.variables, strict=True))
+    slopes, multipliers, weights = kept
+    found = torch.where(better, lower, part.lower)
+    return part._replace(slopes=slopes, multipliers=multipliers, weights=weights, lower=found)

@@ -1,0 +1,246 @@
+"""Subproblems of verification problems, and the Lagrangian bound of each.
+
+An *item* is one clause of one sample's property: max_r row_r > 0 on the sample's box. A *subproblem* is the part of an
+item's box where some neurons have a given sign s_j. With the *variables* w >= 0, sum w = 1, and beta >= 0,
+
+    max_r row_r(x)  >=  sum_r w_r row_r(x)  >=  sum_r w_r row_r(x) - sum_j beta_j s_j z_j(x)
+
+there, and back-substitution bounds the right-hand side on the whole box, for any lower slopes alpha in [0, 1] of the
+non-linear ops. So all values of the variables are sound; good ones are found by ascent (beta-CROWN). The weights w are
+those by which a disjunction of rows loses nothing: by minimax, the best w reaches the bound of max_r row_r itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tightrope.core.bounds import Interval, Lines
+from tightrope.core.box import Box
+from tightrope.core.network import INPUT
+from tightrope.core.op import AffineOp, ElementwiseOp, Tilt
+from tightrope.core.protocols import Relaxation
+from tightrope.core.spec import Spec, clause_margins, evaluate
+from tightrope.relaxations._backward import Engine
+from tightrope.relaxations._interval import forward_intervals
+from tightrope.verifiers._merge import magnitudes, unit_roundoff
+from tightrope.verifiers._neurons import Neurons
+from tightrope.verifiers._problem import Problem
+
+
+class Variables(NamedTuple):
+    """What a bound is maximised over.
+
+    Attributes:
+        slopes: alpha, in [0, 1], (batch, neurons).
+        multipliers: beta >= 0, (batch, neurons).
+        weights: w, on the simplex, (batch, rows).
+    """
+
+    slopes: Tensor
+    multipliers: Tensor
+    weights: Tensor
+
+
+class Subproblems(NamedTuple):
+    """A batch of subproblems; every tensor has the batch as its first axis.
+
+    Attributes:
+        item: number of the item, (batch,).
+        box_lower, box_upper: (batch, *input shape).
+        pre_lower, pre_upper: bounds of the neurons, (batch, neurons).
+        signs: s: +1, -1, or 0 for neurons that are not split, (batch, neurons).
+        slopes, multipliers, weights: the best variables known.
+        lower: a bound of the clause's margin, (batch,).
+    """
+
+    item: Tensor
+    box_lower: Tensor
+    box_upper: Tensor
+    pre_lower: Tensor
+    pre_upper: Tensor
+    signs: Tensor
+    slopes: Tensor
+    multipliers: Tensor
+    weights: Tensor
+    lower: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of subproblems."""
+        return self.item.shape[0]
+
+    @property
+    def box(self) -> Box:
+        """Where they live."""
+        return Box(self.box_lower, self.box_upper)
+
+    @property
+    def pre(self) -> Interval:
+        """Bounds of the neurons."""
+        return Interval(self.pre_lower, self.pre_upper)
+
+    @property
+    def variables(self) -> Variables:
+        """The best variables known."""
+        return Variables(self.slopes, self.multipliers, self.weights)
+
+    def single(self) -> Subproblems:
+        """The same in float32."""
+        return Subproblems(*(value.float() if value.is_floating_point() else value for value in self))
+
+    def rows(self, index: Tensor | slice) -> Subproblems:
+        """Some of them."""
+        return Subproblems(*(value[index] for value in self))
+
+
+def joined(parts: Sequence[Subproblems]) -> Subproblems:
+    """Batches one after the other."""
+    return Subproblems(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+class Items:
+    """The items of a batch of problems.
+
+    Args:
+        problem: what is to be decided.
+        relaxation: of the pre-activation bounds.
+
+    Attributes:
+        margins: the relaxation's bounds of the clauses, (batch, clauses).
+        neurons: see :class:`~tightrope.verifiers._neurons.Neurons`.
+        sample: of each item, (items,).
+    """
+
+    def __init__(self, problem: Problem, relaxation: Relaxation) -> None:
+        network, params, box, spec = problem
+        self.problem, self._relaxation = problem, relaxation
+        with torch.no_grad():
+            self._bounds = relaxation.bounds(network, params, box, spec)
+        self.margins = clause_margins(self._bounds.margins, spec.clause)
+        self.neurons = Neurons(network, self._bounds.pre, box.lower)
+        self.sample = torch.arange(problem.size, device=box.lower.device).repeat_interleave(self.margins.shape[1])
+        self._index = _members(spec.clause, box.lower.device)
+        sizes = magnitudes(problem)
+        rows = torch.einsum("bro,bo->br", spec.matrix.abs(), sizes[network.output]) + spec.offset.abs()
+        self._row_size = rows[:, self._index].flatten(0, 1)
+        self._neuron_size = self.neurons.of(sizes, problem.size)
+        self._roundoff = unit_roundoff(box.lower.dtype)
+
+    @cached_property
+    def single(self) -> Items:
+        """The same in float32, to find out which variables are good ones."""
+        network, params, box, spec = self.problem
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}
+        items = copy(self)
+        spec = spec._replace(matrix=spec.matrix.float(), offset=spec.offset.float())
+        items.problem = Problem(network, weights, Box(*(end.float() for end in box)), spec)
+        items.neurons = self.neurons.single()
+        items._row_size, items._neuron_size = self._row_size.float(), self._neuron_size.float()
+        return items
+
+    def roots(self) -> Subproblems:
+        """Every item whole, with DeepPoly's slopes, and all weight on the row of the largest bound."""
+        pre = Interval(*(end[self.sample] for end in self.neurons.pre()))
+        rows = self._bounds.margins[:, self._index].flatten(0, 1)
+        weights = torch.nn.functional.one_hot(rows.argmax(1), rows.shape[1]).to(rows.dtype)
+        none, slopes = torch.zeros_like(pre.lower), self.neurons.slopes(pre)
+        item = torch.arange(len(self.sample), device=self.sample.device)
+        lower = self.margins.flatten() - self.rounding(item, Variables(slopes, none, weights))
+        box_lower, box_upper = (end[self.sample] for end in self.problem.box)
+        return Subproblems(item, box_lower, box_upper, *pre, none, slopes, none, weights, lower)
+
+    def spec(self, item: Tensor) -> Spec:
+        """The clauses of items, (batch, rows of the longest clause, outputs); shorter ones repeat their first row."""
+        spec = self.problem.spec
+        matrix, offset = spec.matrix[:, self._index].flatten(0, 1), spec.offset[:, self._index].flatten(0, 1)
+        return Spec(matrix[item], offset[item], (0,) * self._index.shape[1])
+
+    def pre_on(self, item: Tensor, box: Box) -> Interval:
+        """Bounds of the neurons, computed anew on boxes."""
+        network, params = self.problem.network, self.problem.params
+        pre = self._relaxation.bounds(network, params, box, self.spec(item)).pre
+        ends = ({name: interval[side] for name, interval in pre.items()} for side in (0, 1))
+        return Interval(*(self.neurons.of(end, len(item)) for end in ends))
+
+    def rounding(self, item: Tensor, variables: Variables) -> Tensor:
+        """An estimate, generous, of the rounding error of a bound with these variables, (batch,).
+
+        See :func:`~tightrope.verifiers._merge.rounding`: the multipliers' terms count like rows of the spec.
+        """
+        rows = (variables.weights * self._row_size[item]).sum(1)
+        terms = (variables.multipliers * self._neuron_size[self.sample[item]]).sum(1)
+        return self._roundoff * (rows + terms)
+
+
+class Lagrangian:
+    """The bounds of a batch of subproblems as a function of variables.
+
+    Cost: a call is one back-substitution of one row a subproblem.
+    """
+
+    def __init__(self, items: Items, part: Subproblems) -> None:
+        network = items.problem.network
+        self.items, self.part = items, part
+        self.network, self._params, self._spec = network, items.problem.params, items.spec(part.item)
+        self._split = bool((part.signs != 0).any())
+        self._intervals = items.neurons.intervals(items.sample[part.item], part.pre)
+        self._forward = forward_intervals(network, self._params, part.box, only=network.affine_prefix)
+
+    def __call__(self, variables: Variables) -> Tensor:
+        """Lower bounds of the clauses' margins on the subproblems, less the estimate of rounding, (batch,)."""
+        return self.with_lines(self.lines(variables.slopes), variables)
+
+    def with_lines(self, lines: dict[str, Lines], variables: Variables) -> Tensor:
+        """The same for given lines of the non-linear nodes."""
+        engine = Engine(self.network, self._params, self._forward)
+        engine.lines = lines
+        if self._split:
+            engine.multipliers = self.items.neurons.on_nodes(self.part.signs * variables.multipliers)
+        weights, (matrix, offset, _) = variables.weights, self._spec
+        row = Spec((weights[:, :, None] * matrix).sum(1, keepdim=True), (weights * offset).sum(1, keepdim=True), (0,))
+        return engine.spec_bounds(row)[:, 0] - self.items.rounding(self.part.item, variables)
+
+    def lines(self, slopes: Tensor) -> dict[str, Lines]:
+        """The lines of the non-linear nodes."""
+        tilts, found = self.items.neurons.on_nodes(slopes), {}
+        for node in self.network.nodes:
+            if isinstance(node.op, ElementwiseOp):
+                name = node.inputs[0]
+                upper = node.op.minimum_area(self._intervals[name]).upper
+                found[node.name] = node.op.envelope(self._intervals[name], Tilt(tilts[name], upper))
+        return found
+
+    def evaluate(self, x: Tensor, lines: Mapping[str, Lines]) -> tuple[Tensor, Tensor]:
+        """The clauses' rows and the neurons at inputs, with the lower lines in the place of the non-linear ops."""
+        values = {INPUT: x}
+        for node in self.network.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if isinstance(node.op, AffineOp):
+                values[node.name] = node.op.forward(self._params, *inputs)
+            else:
+                slope, offset, _, _ = lines[node.name]
+                values[node.name] = slope * inputs[0] + (0.0 if offset is None else offset)
+        return evaluate(self._spec, values[self.network.output]), self.items.neurons.of(values, len(x))
+
+    def minimisers(self, variables: Variables) -> tuple[Tensor, Tensor]:
+        """The points of the boxes where the bound, linear in the input, is attained, and its coefficients there."""
+        ends = [end.detach().requires_grad_() for end in self.part.box]
+        with torch.enable_grad():
+            moved = Lagrangian(self.items, self.part._replace(box_lower=ends[0], box_upper=ends[1]))
+            # With c the centre and r the radius it is a . c - |a| . r + b, whose gradients at the ends sum up to a.
+            below, above = torch.autograd.grad(moved(variables).sum(), ends)
+        coef = below + above
+        return torch.where(coef > 0, *self.part.box), coef
+
+
+def _members(clause: Sequence[int], device: torch.device) -> Tensor:
+    """The rows of each clause, (clauses, rows of the longest)."""
+    members = [[row for row, owner in enumerate(clause) if owner == c] for c in range(max(clause) + 1)]
+    longest = max(map(len, members))
+    return torch.tensor([rows + rows[:1] * (longest - len(rows)) for rows in members], device=device)

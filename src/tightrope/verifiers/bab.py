@@ -1,0 +1,196 @@
+"""Branch and bound: complete for networks of piecewise linear ops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tightrope.attacks.pgd import Pgd
+from tightrope.core.bounds import Params
+from tightrope.core.box import Box
+from tightrope.core.network import Network
+from tightrope.core.outcome import Outcome
+from tightrope.core.precision import full_precision
+from tightrope.core.protocols import Attack, Relaxation
+from tightrope.core.spec import Spec
+from tightrope.errors import InputError
+from tightrope.relaxations.deeppoly import Deeppoly
+from tightrope.verifiers._ascent import Ascent, optimised
+from tightrope.verifiers._leaf import solutions
+from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
+from tightrope.verifiers._queue import Queue
+from tightrope.verifiers._subproblems import Items, Lagrangian, Subproblems, joined
+from tightrope.verifiers.branching._split import Branching
+from tightrope.verifiers.branching.filtered import Filtered
+from tightrope.verifiers.branching.longest_edge import LongestEdge
+
+
+@dataclass(frozen=True)
+class Bab:
+    """Verified if every subproblem of a cover of the box has a positive bound, falsified by an input found on the way.
+
+    After an attack and optimised bounds of every clause, subproblems are cut in two, by the sign of a neuron or through
+    the middle of their box, until each is decided: by its bound (beta-CROWN), by an input that breaks the property, or,
+    where no neuron is unstable, by a linear program, of which the multipliers are evaluated as any others are. A bound
+    is positive only if it is so by more than an estimate of its rounding error. What is left open is unknown: near-ties
+    and what does not fit the limits.
+
+    The subproblems of all samples are in one queue. A batch takes the worst ones of each open sample, as many of one as
+    of another.
+
+    Args:
+        attack: tried first.
+        relaxation: of pre-activation bounds.
+        branching: where to cut.
+        edges: networks with at most so many inputs are cut through their boxes instead.
+        timeout: seconds of a sample. Samples share the time of a batch by their subproblems, so that n of them may take
+            n times as long. Checked after every gradient step.
+        batch_size: subproblems bounded together; halved where they do not fit the memory.
+        memory_gib: for open subproblems. When it is used up, those closest to a proof come first, which needs no more.
+        root_steps: gradient steps for a whole clause.
+        steps: gradient steps for a subproblem.
+        name: of this stage in outcomes and records.
+
+    Cost: exponential in the unstable neurons at worst.
+
+    Source: Wang et al. 2021 (beta-CROWN, arXiv 2103.06624); Bunel et al. 2020 (JMLR 21).
+
+    Example:
+        >>> import tightrope as tr
+        >>> net, params = tr.from_module(torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU()), (2,))
+        >>> box, spec = tr.linf_box(torch.rand(1, 2), 0.1), tr.margin_spec(torch.tensor([0]), 4)
+        >>> [outcome] = Bab(timeout=5).verify(net, params, box, spec, generator=torch.Generator())
+        >>> outcome.method
+        'bab'
+    """
+
+    attack: Attack = field(default_factory=lambda: Pgd(steps=40, restarts=2, loss="margin"))
+    relaxation: Relaxation = field(default_factory=Deeppoly)
+    branching: Branching = field(default_factory=Filtered)
+    edges: int = 4
+    timeout: float = 60.0
+    batch_size: int = 64
+    memory_gib: float = 2.0
+    root_steps: int = 30
+    steps: int = 12
+    name: str = "bab"
+
+    def __post_init__(self) -> None:
+        if not (self.timeout >= 0 and self.memory_gib > 0):
+            raise InputError(f"bab needs timeout >= 0 and memory_gib > 0, got {self.timeout} and {self.memory_gib}.")
+        if self.batch_size < 1 or min(self.root_steps, self.steps, self.edges) < 0:
+            raise InputError(
+                f"bab needs batch_size >= 1, root_steps, steps and edges >= 0, got {self.batch_size}, "
+                f"{self.root_steps}, {self.steps} and {self.edges}."
+            )
+
+    @full_precision()
+    def verify(
+        self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
+    ) -> list[Outcome]:
+        """One outcome a sample, see :class:`tightrope.core.protocols.Verifier`.
+
+        Raises:
+            InputError: a box or spec that does not fit the network.
+        """
+        problem = checked(network, params, box, spec)
+        noise = self.attack.noise(box, generator)
+        return in_parts(self.name, problem.size, lambda index: self._decide(problem.rows(index), noise[:, list(index)]))
+
+    def _decide(self, problem: Problem, noise: Tensor) -> list[Outcome]:
+        queue = Queue(problem.size, self.timeout, self.batch_size, int(self.memory_gib * 2**30))
+        network, params, box, spec = problem
+        with queue.charged(torch.arange(problem.size)) as stop:
+            search = _Search(problem, queue, self)
+            search.judge(self.attack.perturb(network, params, box, spec, noise), range(problem.size))
+            search.begin(stop)
+        while (part := queue.take()) is not None:
+            search.advance(part)
+        return [progress.outcome(self.name) for progress in queue.samples]
+
+
+class _Search:
+    """What happens to the subproblems of a batch of problems."""
+
+    def __init__(self, problem: Problem, queue: Queue, options: Bab) -> None:
+        self._problem, self._queue, self._options = problem, queue, options
+        self._items = Items(problem, options.relaxation)
+        self._cuts_edges = math.prod(problem.network.input_shape) <= options.edges
+
+    def judge(self, x: Tensor, sample: Sequence[int]) -> None:
+        """Evaluate inputs, each projected on the box of its sample."""
+        problem = self._problem.rows(sample)
+        x = torch.minimum(torch.maximum(x.detach(), problem.box.lower), problem.box.upper)
+        for i, margin, point in zip(sample, concrete_margins(problem, x), x, strict=True):
+            self._queue.samples[i].saw(margin, point)
+
+    def begin(self, stop: Callable[[], bool]) -> None:
+        """Open every clause of every sample that is not decided yet, with its optimised bound."""
+        items, samples, roots = self._items, self._queue.samples, self._items.roots()
+        for progress, margin in zip(samples, items.margins.amin(1).tolist(), strict=True):
+            if not math.isfinite(margin):
+                progress.settle(-INF, f"{'NaN' if math.isnan(margin) else 'infinite'} bound")
+        unknown = _of_items(items, [not progress.reason for progress in samples])
+        todo = unknown & _of_items(items, [p.counterexample is None for p in samples]) & ~(roots.lower > 0)
+        self._queue.add(items.sample[unknown & ~todo], roots.rows(unknown & ~todo))
+        self._bound(roots.rows(todo), self._options.root_steps, stop)
+
+    def advance(self, part: Subproblems) -> None:
+        """Decide the subproblems, or put what they are cut into in their place."""
+        sample = self._items.sample[part.item]
+        try:
+            with self._queue.charged(sample) as stop:
+                self._cut(part, stop)
+        except NotImplementedError:  # an unsupported layer is no numerical trouble, though a RuntimeError
+            raise
+        except (RuntimeError, MemoryError, ArithmeticError) as error:
+            if part.size > 1:
+                self._queue.batch_size = part.size // 2
+                self._queue.add(sample, part)
+            else:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                self._queue.samples[int(sample)].settle(float(part.lower), reason)
+
+    def _cut(self, part: Subproblems, stop: Callable[[], bool]) -> None:
+        neurons = self._items.neurons
+        unstable = neurons.unstable(part.pre)
+        leaf, at_neuron = ~unstable.any(1), (unstable & neurons.splittable).any(1) & (not self._cuts_edges)
+        children = [
+            branching.children(Lagrangian(self._items, part.rows(where)))
+            for branching, where in ((self._options.branching, at_neuron), (LongestEdge(), ~leaf & ~at_neuron))
+            if bool(where.any())
+        ]
+        if children:
+            self._bound(joined(children), self._options.steps, stop)
+        for row in leaf.nonzero()[:, 0]:
+            self._solve(part.rows(row[None]))
+
+    def _bound(self, part: Subproblems, steps: int, stop: Callable[[], bool]) -> None:
+        """Optimise bounds, try the inputs where they are attained, and put what is left into the queue."""
+        if part.size:
+            part = optimised(self._items, part, Ascent(steps), stop)
+        left = part.rows(~(part.lower > 0))
+        if left.size:
+            x, _ = Lagrangian(self._items, left).minimisers(left.variables)
+            self.judge(x, self._items.sample[left.item].tolist())
+        self._queue.add(self._items.sample[part.item], part)
+
+    def _solve(self, leaf: Subproblems) -> None:
+        sample = int(self._items.sample[leaf.item])
+        progress, lower = self._queue.samples[sample], float(leaf.lower)
+        for found, x in solutions(Lagrangian(self._items, leaf)):
+            self.judge(x, [sample])
+            lower = max(lower, float(found.lower.nan_to_num(-INF)))
+            if lower > 0 or progress.counterexample is not None:
+                progress.settle(lower)
+                return
+        progress.settle(lower, "a linear piece of the network comes as close to 0 as rounding errors")
+
+
+def _of_items(items: Items, values: Sequence[bool]) -> Tensor:
+    """What is true of samples, by item."""
+    return torch.tensor(values, dtype=torch.bool, device=items.sample.device)[items.sample]
