@@ -212,8 +212,10 @@ def test_batch_normalisation_has_the_statistics_of_the_images_and_trained_weight
 
 def test_every_network_has_its_group_at_every_batch() -> None:
     names = [group.name for group in training.groups(training.Options("cpu"))]
-    expected = [("cnn3", 16), ("cnn5", 16), ("cnn7", 64)]
-    assert names == [f"{net}, width {width}, batch {batch}" for net, width in expected for batch in (32, 8)]
+    expected = [("cnn3", 16, 32), ("cnn3", 16, 8), ("cnn5", 16, 8), ("cnn7", 64, 8)]
+    assert names == [f"{net}, width {width}, batch {batch}" for net, width, batch in expected]
+    names = [group.name for group in training.groups(training.Options("cpu", networks=("cnn5",), batches=(4, 2)))]
+    assert names == ["cnn5, width 16, batch 4", "cnn5, width 16, batch 2"]
 
 
 def test_kinds_of_operations() -> None:
