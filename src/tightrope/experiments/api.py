@@ -216,7 +216,7 @@ def certify(
     names = list(relaxations)
     chosen = _attack(attack)
     stages: list[Verifier] = [AttackVerifier(chosen), *(OneShot(relaxation(name), name) for name in names)]
-    stages += [AlphaCrown(), Bab(attack=chosen, timeout=timeout)] if complete else []
+    stages += [AlphaCrown(), Bab(timeout=timeout)] if complete else []
     data_name = dataset if isinstance(dataset, str) else "data"
     check_labels(samples, network, spec)
     where = find_device(device)

@@ -28,6 +28,8 @@ from tightrope.verifiers.branching._split import Branching
 from tightrope.verifiers.branching.filtered import Filtered
 from tightrope.verifiers.branching.longest_edge import LongestEdge
 
+_DECAY = ((15, 0.3), (28, 0.3))
+
 
 @dataclass(frozen=True)
 class Bab:
@@ -43,7 +45,7 @@ class Bab:
     of another.
 
     Args:
-        attack: tried first.
+        attack: tried first, and from the inputs where bounds of open subproblems are attained.
         relaxation: of pre-activation bounds.
         branching: where to cut.
         edges: networks with at most so many inputs are cut through their boxes instead.
@@ -68,7 +70,7 @@ class Bab:
         'bab'
     """
 
-    attack: Attack = field(default_factory=lambda: Pgd(steps=40, restarts=2, loss="margin"))
+    attack: Attack = field(default_factory=lambda: Pgd(restarts=2, steps=40, decay=_DECAY, loss="margin"))
     relaxation: Relaxation = field(default_factory=Deeppoly)
     branching: Branching = field(default_factory=Filtered)
     edges: int = 4
@@ -121,12 +123,14 @@ class _Search:
         self._items = Items(problem, options.relaxation)
         self._cuts_edges = math.prod(problem.network.input_shape) <= options.edges
 
-    def judge(self, x: Tensor, sample: Sequence[int]) -> None:
-        """Evaluate inputs, each projected on the box of its sample."""
+    def judge(self, x: Tensor, sample: Sequence[int]) -> list[float]:
+        """The margins at inputs, each projected on the box of its sample."""
         problem = self._problem.rows(sample)
         x = torch.minimum(torch.maximum(x.detach(), problem.box.lower), problem.box.upper)
-        for i, margin, point in zip(sample, concrete_margins(problem, x), x, strict=True):
+        margins = concrete_margins(problem, x)
+        for i, margin, point in zip(sample, margins, x, strict=True):
             self._queue.samples[i].saw(margin, point)
+        return margins
 
     def begin(self, stop: Callable[[], bool]) -> None:
         """Open every clause of every sample that is not decided yet, with its optimised bound."""
@@ -175,9 +179,21 @@ class _Search:
             part = optimised(self._items, part, Ascent(steps), stop)
         left = part.rows(~(part.lower > 0))
         if left.size:
-            x, _ = Lagrangian(self._items, left).minimisers(left.variables)
-            self.judge(x, self._items.sample[left.item].tolist())
+            self._attack(left)
         self._queue.add(self._items.sample[part.item], part)
+
+    def _attack(self, part: Subproblems) -> None:
+        """Try the inputs where the bounds are attained, and start the attack at the best one of each sample."""
+        x, _ = Lagrangian(self._items, part).minimisers(part.variables)
+        sample = self._items.sample[part.item].tolist()
+        margins = self.judge(x, sample)
+        best: dict[int, int] = {}
+        for row in sorted(range(part.size), key=margins.__getitem__):
+            best.setdefault(sample[row], row)
+        network, params, box, spec = self._problem.rows(list(best))
+        noise = (x[list(best.values())] - box.lower) / (box.upper - box.lower)
+        found = self._options.attack.perturb(network, params, box, spec, noise.nan_to_num(0.0).clamp(0.0, 1.0)[None])
+        self.judge(found, list(best))
 
     def _solve(self, leaf: Subproblems) -> None:
         sample = int(self._items.sample[leaf.item])
