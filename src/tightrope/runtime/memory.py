@@ -91,9 +91,9 @@ def return_freed_memory() -> None:
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
     """Bytes that some work needs at its peak, beyond what is held before it.
 
-    On a GPU what the allocator handed out. On the CPU the high-water mark of the resident memory where the system
-    tells (Linux): the C library's allocator leaves gaps, up to as much again as the tensors themselves. Elsewhere the
-    bytes of live tensors.
+    On a GPU what the allocator handed out. On the CPU the bytes of live tensors, or the growth of the resident memory
+    where the system tells (Linux) and it is more: the C library's allocator leaves gaps, up to as much again as the
+    tensors themselves, and may have room left from work before.
 
     Args:
         work: what to run.
@@ -101,12 +101,10 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
     """
     if device.type == "cuda":
         return _peak_on_gpu(work, device)
-    if _forget_high_water():
-        return _peak_resident(work)
     count = LiveBytes()
     with count:
-        work()
-    return count.peak
+        resident = _peak_resident(work)
+    return max(count.peak, resident)
 
 
 def free_memory(device: torch.device) -> int:
@@ -135,11 +133,12 @@ def _peak_on_gpu(work: Callable[[], object], device: torch.device) -> int:
 
 
 def _peak_resident(work: Callable[[], object]) -> int:
+    """0 where the system does not tell."""
     return_freed_memory()  # what is kept would hide what the work needs
     before = _status("/proc/self/status", "VmRSS")
-    _forget_high_water()
+    known = _forget_high_water()
     work()
-    return max(0, _status("/proc/self/status", "VmHWM") - before)
+    return max(0, _status("/proc/self/status", "VmHWM") - before) if known else 0
 
 
 def _has_glibc() -> bool:
