@@ -77,8 +77,9 @@ def keep_freed_memory() -> None:
     """
     if _has_glibc():
         library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_THRESHOLD, 2**25)  # the largest that glibc takes
-        library.mallopt(_TRIM_THRESHOLD, 2**30)
+        if not library.mallopt(_MMAP_THRESHOLD, 2**30):
+            library.mallopt(_MMAP_THRESHOLD, 2**25)  # the largest that older versions take
+        library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def return_freed_memory() -> None:
