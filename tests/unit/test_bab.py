@@ -310,3 +310,31 @@ def test_what_fails_by_itself_is_unknown_with_the_reason_and_both_bounds() -> No
 def test_refuses_options_that_make_no_sense(options: dict[str, float]) -> None:
     with pytest.raises(InputError):
         Bab(**options)  # type: ignore[arg-type]
+
+
+LAYERS = {
+    "pooled": lambda: [nn.Conv2d(1, 3, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)],
+    "overlapping": lambda: [nn.Conv2d(1, 2, 3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)],
+    "tanh": lambda: [nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 3)],
+    "sigmoid": lambda: [nn.Flatten(), nn.Linear(16, 5), nn.Sigmoid(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)],
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("eps", [0.02, 0.1, 0.3])
+def test_no_point_contradicts_what_is_said_of_other_layers(layers: str, eps: float) -> None:
+    """Joins and S-shaped functions, which enumeration does not cover: random points and corners of the boxes."""
+    for seed in range(2):
+        torch.manual_seed(seed)
+        module, x = nn.Sequential(*LAYERS[layers]()).to(F64), torch.rand(3, 1, 4, 4, dtype=F64)
+        net, params = tr.from_module(module, (1, 4, 4))
+        spec = tr.margin_spec(net(params, x).argmax(1), 3, dtype=F64)
+        box = tr.linf_box(x, eps)
+        share = torch.rand(1000, *x.shape, dtype=F64)
+        share[500:] = share[500:].round()
+        points = (box.lower + share * (box.upper - box.lower)).flatten(0, 1)
+        rows = torch.einsum("bro,nbo->nbr", spec.matrix, net(params, points).unflatten(0, (1000, 3)))
+        least = rows.amin(2).amin(0).tolist()
+        for outcome, margin in zip(decide(Problem(net, params, box, spec), Bab(timeout=0.5)), least, strict=True):
+            assert margin > 0 or outcome.verdict is not Verdict.VERIFIED
+            assert outcome.lower <= margin + 1e-9 or outcome.verdict is Verdict.FALSIFIED
