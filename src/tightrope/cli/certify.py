@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,11 @@ import tightrope as tr
 from tightrope.cli._console import out, percent, print_hint, progress_bar, summary_table, table
 from tightrope.cli._guard import guarded
 from tightrope.evaluation.certify import Progress
+from tightrope.evaluation.shards import Shard
 from tightrope.records.image import Summary
 
 VERDICTS = ("verified", "falsified", "unknown")
+CLASS_COUNTS = ("images", "natural", "adversarial", "certified", "unknown")
 
 
 @guarded
@@ -35,6 +38,17 @@ def certify(
     timeout: Annotated[
         float, typer.Option(help="Seconds of branch and bound an image, with --complete.", min=0)
     ] = 60.0,
+    workers: Annotated[int, typer.Option(help="Processes on the CPU, which share its threads.", min=1)] = 1,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only this part of the images. Default under torchrun: the rank's.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Certify nothing: make one file of those of all shards.")
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB that may be used on top of weights and images (Linux).")
+    ] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show the accuracies of every class.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images bounded together.", min=1)] = 100,
     float32: Annotated[bool, typer.Option("--float32", help="Faster; rounding may exceed small margins.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
@@ -53,7 +67,8 @@ def certify(
 
         def on_batch(state: Progress) -> None:
             shares = {"natural": state.natural, "adversarial": state.adversarial, "certified": state.certified}
-            facts = "  ".join(f"{name} {percent(count / state.done)}" for name, count in shares.items())
+            facts = "  ".join(f"{name} {percent(count / max(1, state.done))}" for name, count in shares.items())
+            facts += f"  unknown {state.unknown}" + (f"  open {state.open}" if state.open else "")
             bar.update(task, completed=state.done, total=state.total, facts=facts)
 
         summary = tr.certify(
@@ -72,11 +87,34 @@ def certify(
             data_dir=data_dir,
             out=out_,
             on_batch=on_batch,
+            workers=workers,
+            memory_gib=memory,
+            shard=shard or _rank(),
+            merge=merge,
         )
     radius = eps if eps is not None else loaded.config.eps.target
     out.print(summary_table(summary, f"{loaded.record.name}, {dataset or loaded.config.data.name} test, eps {radius}"))
     out.print(table(["decided by", *VERDICTS], _by_method(summary)))
+    if per_class:
+        out.print(table(["class", *CLASS_COUNTS], _by_class(summary)))
     print_hint(f"{summary.seconds:.0f} s. Records: {run}")
+
+
+def _rank() -> str | None:
+    """The shard of a process that torchrun started beside others."""
+    shard = Shard.of_rank(os.environ)
+    return None if shard is None else f"{shard.number}/{shard.count}"
+
+
+def _by_class(summary: Summary) -> list[list[str]]:
+    return [
+        [
+            str(found.label),
+            str(found.count),
+            *(percent(getattr(found, kind) / found.count) for kind in CLASS_COUNTS[1:]),
+        ]
+        for found in summary.classes
+    ]
 
 
 def _by_method(summary: Summary) -> list[list[str]]:

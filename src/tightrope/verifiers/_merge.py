@@ -33,6 +33,9 @@ class ContradictionError(InvariantError):
             "This is a bug in Tightrope or in a plug-in: please report it."
         )
 
+    def __reduce__(self) -> tuple[type[ContradictionError], tuple[int, str]]:
+        return ContradictionError, (self.position, self.detail)  # as it is sent from process to process
+
 
 @contextmanager
 def numbered(positions: Sequence[int]) -> Iterator[None]:
