@@ -77,7 +77,7 @@ class Ledger(Generic[R]):
 
     def _is_known(self, known: Mapping[int, R], record: R) -> bool:
         before = known.get(record.index)
-        if before is not None and (differences := image.disagreement(before, record)):
+        if before is not None and (differences := image.contradiction(before, record)):
             raise InvariantError(f"Image {record.index} was decided twice, with {differences} ({self._path}).")
         return before is not None
 

@@ -129,9 +129,10 @@ def _gather(known: dict[int, R], whole: Path, shard: Shard, header: Mapping[str,
     check_same(path, image.read_header(path), shard.header(header))
     for record in image.read_all(path, kind):
         before = known.setdefault(record.index, record)
-        if differences := image.disagreement(before, record):
+        if differences := image.contradiction(before, record):
             raise InvariantError(
-                f"Two shards contradict each other about image {record.index}: {differences} ({path})."
+                f"Two shards contradict each other: image {record.index} has {differences} ({path}). One of the two is "
+                "wrong. This is a bug in Tightrope or in a plug-in: please report it."
             )
 
 

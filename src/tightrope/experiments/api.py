@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from tightrope.core import registry
 from tightrope.core.bounds import Params
-from tightrope.core.box import Box
+from tightrope.core.box import Box, parse_eps
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.protocols import Attack, Relaxation, Smoother, TrainingMethod
 from tightrope.core.spec import Spec, check_spec, margin_spec
 from tightrope.errors import InputError
+from tightrope.evaluation._inputs import Inputs
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.certify import certify as certify_images
+from tightrope.evaluation.radius import Grid, RadiusProgress, certify_radii
 from tightrope.evaluation.shards import Shard
 from tightrope.experiments.build import MakeSpec, build_job, build_plugins
 from tightrope.experiments.certification import (
@@ -36,9 +38,11 @@ from tightrope.experiments.plan import plan
 from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run, execute, load, read_started
 from tightrope.records.image import Summary
+from tightrope.records.radius import RadiusSummary
+from tightrope.reports.figures import radius_curve
 from tightrope.training.events import Silent, Watcher
 
-__all__ = ["attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
+__all__ = ["attack", "certified_radii", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
 
 RELAXATIONS = ("ibp", "crown_ibp", "deeppoly")
 DEFAULT_ATTACK: Mapping[str, Any] = {"name": "pgd", "steps": 40, "restarts": 2, "loss": "margin"}
@@ -248,6 +252,87 @@ def certify(
         effort=effort,
         merge=merge,
     )
+
+
+def certified_radii(
+    source: nn.Module | Run | Path | str,
+    dataset: Dataset | None = None,
+    limit: float | str | Fraction | None = None,
+    tolerance: float | str | Fraction | None = None,
+    *,
+    split: str = "test",
+    count: int | None = None,
+    out: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    relaxations: Iterable[str] = RELAXATIONS,
+    attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
+    complete: bool = False,
+    timeout: float = 60.0,
+    spec: MakeSpec | None = None,
+    batch_size: int = 100,
+    float32: bool = False,
+    device: str = "cpu",
+    seed: int = 0,
+    on_batch: Callable[[RadiusProgress], None] | None = None,
+    workers: int = 1,
+    memory_gib: float | None = None,
+    shard: str | None = None,
+    merge: bool = False,
+) -> RadiusSummary:
+    """The largest radius with a proof and the smallest one with a counterexample, image by image; resumes like certify.
+
+    Both are found by bisection with the verifiers of :func:`certify`, on the multiples of a tolerance. The records are
+    a file ``.jsonl``; beside it are written the distribution (``.summary.json``), accuracy as a function of the radius
+    (``.curve.csv``), and its picture (``.png``).
+
+    Args:
+        source: a run, its folder, or a module.
+        dataset: a name, or images in [0, 1] with labels; by default that of the run.
+        limit: the largest radius that is tried; by default twice the run's test radius.
+        tolerance: by default a 64th of the limit.
+        timeout: seconds of branch and bound an image and radius, if ``complete``.
+
+    The others are those of :func:`certify`.
+
+    Raises:
+        InputError: what cannot be certified, before any work; or records of other settings in ``out``.
+        InvariantError: a proof and a counterexample that contradict each other, at whatever radii.
+    """
+    run = None if isinstance(source, nn.Module) else find_run(source)
+    if limit is None and run is not None:
+        limit = min(2 * parse_eps(run.config.eps.target), Fraction(1))
+    subject = find_subject(
+        source if run is None else run,
+        dataset,
+        limit,
+        split=split,
+        count=count,
+        data_dir=data_dir,
+        float32=float32,
+        device=device,
+        spec=spec,
+    )
+    grid, effort = Grid.up_to(subject.eps, tolerance), find_effort(subject, workers, memory_gib)
+    share = None if memory_gib is None else memory_gib / workers
+    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
+    path = subject.records_path(out, [*["complete"] * complete, "radius"])
+    inputs = Inputs(subject.network, subject.params, subject.x, subject.labels, subject.make_spec, batch_size, seed)
+    found = certify_radii(
+        inputs,
+        grid,
+        verifier=stages.first,
+        complete=stages.rest,
+        path=path,
+        header={**subject.facts, **stages.facts},
+        on_batch=on_batch,
+        shard=None if shard is None else Shard.parse(shard),
+        effort=effort,
+        merge=merge,
+    )
+    if found.count == inputs.size:
+        title = subject.data if subject.run is None else f"{subject.run.record.name}, {subject.data} {split}"
+        radius_curve(found, title, path.with_suffix(".png"))
+    return found
 
 
 def attack(

@@ -275,6 +275,12 @@ def disagreement(one: Record, other: Record) -> str:
     return ", ".join(f"{field} {a!r} and {b!r}" for field, (a, b) in pairs.items() if a != b)
 
 
+def contradiction(one: Record, other: Record) -> str:
+    """What of two records of the same image cannot both be true, in words; unknown contradicts nothing."""
+    unknown = any(isinstance(record, ImageRecord) and record.verdict == "unknown" for record in (one, other))
+    return "" if unknown and one.natural == other.natural else disagreement(one, other)
+
+
 # ------------------------------------------------------------------------------------------------ summary
 
 
