@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import tightrope as tr
-from helpers import F64, case
+from helpers import _BUILD, F64, Case, case, randomise
 from tightrope.attacks.pgd import Pgd
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
@@ -35,6 +35,8 @@ CASCADE = Cascade(
     )
 )
 COUNT, BLOCK = 11, 3
+FRAGILE = Case(randomise(_BUILD["mlp"][0](), 24), (3,))
+"""A network with images close to its decision boundaries, and others far from them."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class Task:
         return certify(**(given | changes))
 
 
-def new_task() -> Task:
-    """Images labelled as the network says, but every fourth."""
-    given = case("mlp")
+def new_task(given: Case | None = None) -> Task:
+    """Images labelled as the network says, but every fourth; by default of a network that is robust."""
+    given = given or case("mlp")
     x = given.inputs(COUNT)
     labels = given.net(given.params, x).argmax(1)
     labels = torch.where(torch.arange(COUNT) % 4 == 3, (labels + 1) % 3, labels)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import tightrope as tr
-from certification import BLOCK, COUNT, Forger, Task, new_task, stop_after, timeless
+from certification import BLOCK, COUNT, FRAGILE, Forger, Task, new_task, stop_after, timeless
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
@@ -34,7 +34,7 @@ from tightrope.verifiers.cascade import Cascade
 from tightrope.verifiers.one_shot import OneShot
 
 LOOSE = Cascade((OneShot(tr.relaxation("ibp"), "ibp"),))
-COMPLETE = {"verifier": LOOSE, "complete": Bab(timeout=20.0, root_steps=2, steps=2), "together": 2, "eps": "1/2"}
+COMPLETE = {"verifier": LOOSE, "complete": Bab(timeout=20.0, root_steps=2, steps=2), "together": 2, "eps": "1/8"}
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,11 @@ def test_what_is_left_open_is_decided_together(task: Task, tmp_path: Path) -> No
     assert not (tmp_path / "r.open.jsonl").exists()
 
 
-def test_two_rounds_decide_what_one_cascade_decides(task: Task, tmp_path: Path) -> None:
+def test_two_rounds_decide_what_one_cascade_decides(tmp_path: Path) -> None:
+    task = new_task(FRAGILE)
     task.run(tmp_path / "two.jsonl", **COMPLETE)
     whole = Cascade((*LOOSE.stages, COMPLETE["complete"]))
-    task.run(tmp_path / "one.jsonl", eps="1/2", verifier=whole)
+    task.run(tmp_path / "one.jsonl", eps="1/8", verifier=whole)
     verdicts = [[record.verdict for record in read(tmp_path / name)] for name in ("one.jsonl", "two.jsonl")]
     assert verdicts[0] == verdicts[1]
     assert {record.method for record in read(tmp_path / "two.jsonl")} >= {"natural", "ibp", "bab"}
@@ -149,7 +150,8 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_line(
 # ---------------------------------------------------------------------------------------------- workers
 
 
-def test_workers_change_no_record(task: Task, tmp_path: Path) -> None:
+def test_workers_change_no_record(tmp_path: Path) -> None:
+    task = new_task(FRAGILE)
     alone, shared = tmp_path / "alone.jsonl", tmp_path / "shared.jsonl"
     found = task.run(alone, **COMPLETE)
     again = task.run(shared, **COMPLETE, effort=Effort(workers=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,8 +34,8 @@ class ContradictionError(InvariantError):
             "This is a bug in Tightrope or in a plug-in: please report it."
         )
 
-    def __reduce__(self) -> tuple[type[ContradictionError], tuple[int, str]]:
-        return ContradictionError, (self.position, self.detail)  # as it is sent from process to process
+    def __reduce__(self) -> tuple[type[ContradictionError], tuple[int, str], dict[str, Any]]:
+        return ContradictionError, (self.position, self.detail), vars(self)  # as it is sent from process to process
 
 
 @contextmanager
