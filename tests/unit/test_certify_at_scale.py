@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -150,16 +151,17 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_line(
 # ---------------------------------------------------------------------------------------------- workers
 
 
-def test_workers_change_no_record(tmp_path: Path) -> None:
+def test_workers_and_their_interruption_change_no_record(tmp_path: Path) -> None:
     task = new_task(FRAGILE)
     alone, shared = tmp_path / "alone.jsonl", tmp_path / "shared.jsonl"
     found = task.run(alone, **COMPLETE)
+    with pytest.raises(KeyboardInterrupt):
+        task.run(shared, **COMPLETE, effort=Effort(workers=2), on_batch=stop_after(3))
+    assert not multiprocessing.active_children()
+    assert len(read(shared)) + len(read(shared.with_suffix(".open.jsonl"))) >= 2 * BLOCK
     again = task.run(shared, **COMPLETE, effort=Effort(workers=2))
     assert timeless(shared) == timeless(alone)
     assert again.model_copy(update={"seconds": 0.0}) == found.model_copy(update={"seconds": 0.0})
-    content = shared.read_bytes()
-    task.run(shared, **COMPLETE, effort=Effort(workers=2))
-    assert shared.read_bytes() == content
 
 
 def test_a_worker_that_dies_is_an_error_that_says_what_to_do(task: Task, tmp_path: Path) -> None:
@@ -210,46 +212,46 @@ def test_a_bounded_memory_ends_in_smaller_batches(task: Task, tmp_path: Path) ->
 def test_shards_are_merged_into_what_one_process_finds(task: Task, tmp_path: Path) -> None:
     whole = task.run(tmp_path / "whole.jsonl")
     path = tmp_path / "r.jsonl"
-    parts = [task.run(path, shard=Shard(i, 3)) for i in (3, 1)]
+    parts = [task.run(path, effort=Effort(shard=Shard(i, 3))) for i in (3, 1)]
     assert [part.count for part in parts] == [BLOCK, 2 * BLOCK - 1]
     assert not path.exists()
-    merged = task.run(path, shard=Shard(2, 3))
+    merged = task.run(path, effort=Effort(shard=Shard(2, 3)))
     assert timeless(path) == timeless(tmp_path / "whole.jsonl")
     assert merged.model_copy(update={"seconds": 0.0}) == whole.model_copy(update={"seconds": 0.0})
     assert read_summary(tmp_path / "r.summary.json") == merged
     path.unlink()
-    assert task.run(path, merge=True) == merged
+    assert task.run(path, effort=Effort(merge=True)) == merged
 
 
 def shards(task: Task, path: Path, **changes: Any) -> None:
     for number in (1, 2):
-        task.run(path, shard=Shard(number, 2), **changes)
+        task.run(path, effort=Effort(shard=Shard(number, 2)), **changes)
 
 
 def test_missing_shards_and_images_are_named(task: Task, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     with pytest.raises(MissingDataError, match="none"):
-        task.run(path, merge=True)
-    task.run(path, shard=Shard(2, 2))
+        task.run(path, effort=Effort(merge=True))
+    task.run(path, effort=Effort(shard=Shard(2, 2)))
     with pytest.raises(MissingDataError, match=r"shards 1/2 are missing"):
-        task.run(path, merge=True)
+        task.run(path, effort=Effort(merge=True))
     with pytest.raises(KeyboardInterrupt):
-        task.run(path, shard=Shard(1, 2), on_batch=stop_after(1))
+        task.run(path, effort=Effort(shard=Shard(1, 2)), on_batch=stop_after(1))
     with pytest.raises(MissingDataError, match="image 6"):
-        task.run(path, merge=True)
-    task.run(path, shard=Shard(1, 3))
+        task.run(path, effort=Effort(merge=True))
+    task.run(path, effort=Effort(shard=Shard(1, 3)))
     with pytest.raises(MissingDataError, match="one division"):
-        task.run(path, merge=True)
+        task.run(path, effort=Effort(merge=True))
 
 
 def test_a_shard_of_other_weights_is_refused(task: Task, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    task.run(path, shard=Shard(1, 2))
+    task.run(path, effort=Effort(shard=Shard(1, 2)))
     other = replace(task, params={name: value * 1.01 for name, value in task.params.items()})
-    other.run(tmp_path / "other.jsonl", shard=Shard(2, 2))
+    other.run(tmp_path / "other.jsonl", effort=Effort(shard=Shard(2, 2)))
     (tmp_path / "other-shard-2-of-2.jsonl").rename(tmp_path / "r-shard-2-of-2.jsonl")
     with pytest.raises(InputError, match=r"run\.weights"):
-        task.run(path, merge=True)
+        task.run(path, effort=Effort(merge=True))
     assert not path.exists()
 
 
@@ -261,7 +263,7 @@ def test_shards_that_contradict_each_other_are_an_error_that_names_the_image(tas
     image.append(second, [flipped(proved)])
     path.unlink()
     with pytest.raises(InvariantError, match=f"image {proved.index} has verdict"):
-        task.run(path, merge=True)
+        task.run(path, effort=Effort(merge=True))
     assert not path.exists()
 
 
@@ -279,7 +281,7 @@ def test_shards_that_are_none_are_refused(text: str) -> None:
 
 def test_more_shards_than_blocks_are_refused(task: Task, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="4 blocks of images cannot be shared by 5"):
-        task.run(tmp_path / "r.jsonl", shard=Shard(1, 5))
+        task.run(tmp_path / "r.jsonl", effort=Effort(shard=Shard(1, 5)))
     assert not list(tmp_path.iterdir())
 
 

@@ -25,6 +25,7 @@ from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.spec import Spec
 from tightrope.errors import InputError, InvariantError, NumericalError
 from tightrope.evaluation._inputs import Inputs
+from tightrope.evaluation._rounds import Effort
 from tightrope.evaluation.radius import Grid, RadiusProgress, certify_radii
 from tightrope.evaluation.shards import Shard
 from tightrope.records.image import read_all
@@ -86,8 +87,8 @@ class Threshold:
 
 
 def test_radii_never_contradict_exact_enumeration_and_bab_leaves_no_gap(task: Task, tmp_path: Path) -> None:
-    task = replace(task, x=task.x[:8], labels=task.labels[:8])
-    coarse = Grid.up_to("1/4", "1/20")
+    task = replace(task, x=task.x[:5], labels=task.labels[:5])
+    coarse = Grid.up_to("1/5", "1/20")
     run(task, tmp_path / "cheap.jsonl", grid=coarse)
     found = run(task, tmp_path / "complete.jsonl", grid=coarse, complete=BAB)
     for record in [*records(tmp_path / "cheap.jsonl"), *records(tmp_path / "complete.jsonl")]:
@@ -166,7 +167,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(task: Task, tmp_path: Path
 def test_shards_are_merged(task: Task, tmp_path: Path) -> None:
     run(task, tmp_path / "whole.jsonl")
     for number in (2, 1):
-        found = run(task, tmp_path / "r.jsonl", shard=Shard(number, 2))
+        found = run(task, tmp_path / "r.jsonl", effort=Effort(shard=Shard(number, 2)))
     assert timeless(tmp_path / "r.jsonl") == timeless(tmp_path / "whole.jsonl")
     assert found.count == COUNT
     assert read_distribution(tmp_path / "r.summary.json") == found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,12 +24,9 @@ from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Verifier
-from tightrope.errors import InputError
 from tightrope.evaluation._inputs import Inputs, MakeSpec, is_natural
-from tightrope.evaluation._ledger import Ledger
-from tightrope.evaluation._rounds import Effort, Found, decide_all
+from tightrope.evaluation._rounds import Effort, Found, Rounds, State
 from tightrope.evaluation.consistency import check_claims
-from tightrope.evaluation.shards import Shard, merged, merged_if_finished
 from tightrope.records import image
 from tightrope.records.image import ImageRecord, Summary, summarise
 from tightrope.verifiers._problem import INF, Problem
@@ -78,9 +75,7 @@ def certify(
     on_batch: Callable[[Progress], None] | None = None,
     complete: Verifier | None = None,
     together: int = TOGETHER,
-    shard: Shard | None = None,
     effort: Effort = EFFORT,
-    merge: bool = False,
 ) -> Summary:
     """Decide every image and record it; skip those that ``path`` already has.
 
@@ -105,10 +100,7 @@ def certify(
         on_batch: called after every block and every group, once it is on the disk.
         complete: decides what the verifier leaves open, after all blocks.
         together: open images that it sees at once, at most.
-        shard: decide only this part of the blocks, into a file of its own beside ``path``. When the files of all
-            shards are there, ``path`` is made of them.
-        effort: processes and memory.
-        merge: decide nothing, but make ``path`` of the files of all shards.
+        effort: processes, memory and shards.
 
     Returns:
         The summary of all n images, or of the shard's while other shards are missing.
@@ -124,41 +116,19 @@ def certify(
 
     Cost: two float64 forward passes and the verifiers. KeyboardInterrupt loses the current blocks or groups only.
     """
-    if path.suffix != ".jsonl":
-        raise InputError(f"The records of a certification are JSON lines: {path} must end in .jsonl.")
-    if together < 1:
-        raise InputError(f"together must be at least 1, got {together}.")
     inputs = Inputs(network, params, samples_x, labels, make_spec, batch_size, seed).checked(_text(eps))
     job = _Job(inputs, _text(eps), verifier, complete)
     facts = inputs.facts() | {"eps": job.eps} | ({"together": together} if complete else {})
-    whole, own = image.as_json({**header, "run": facts}), path
-    if merge:
-        return summarised(path, merged(path, whole, ImageRecord))
-    blocks = inputs.blocks()
-    if shard is not None:
-        blocks, own, header = shard.part(blocks), shard.path(path), shard.header(whole)
-    ledger = Ledger(own, header if shard else whole, ImageRecord, labels.tolist())
-    total = sum(map(len, blocks))
+    rounds = Rounds(job, ImageRecord, labels.tolist(), inputs.blocks(), path, {**header, "run": facts}, together)
 
-    def report() -> None:
+    def report(state: State[ImageRecord]) -> None:
         if on_batch is not None:
-            on_batch(_progress(ledger.decided.values(), total, len(ledger.open.keys() - ledger.decided.keys())))
+            on_batch(_progress(state))
 
-    records = decide_all(job, ledger, blocks, together, effort, report)
-    if shard is not None and (of_all := merged_if_finished(path, whole, ImageRecord)):
-        own, records = path, of_all
-    return summarised(own, records)
-
-
-def summarised(path: Path, records: Sequence[ImageRecord]) -> Summary:
-    """The summary of a finished certification, checked against the others in its folder and written beside it.
-
-    Raises:
-        InvariantError: it contradicts itself or another one, naming the image.
-    """
-    check_claims(path)
+    finished, records = rounds.run(effort, report)
+    check_claims(finished)
     summary = summarise(records)
-    image.write_summary(path.with_suffix(".summary.json"), summary)
+    image.write_summary(finished.with_suffix(".summary.json"), summary)
     return summary
 
 
@@ -169,16 +139,17 @@ def _text(eps: float | str | Fraction) -> str:
     return text
 
 
-def _progress(records: Collection[ImageRecord], total: int, left: int) -> Progress:
+def _progress(state: State[ImageRecord]) -> Progress:
+    records = state.decided
     return Progress(
         done=len(records),
-        total=total,
+        total=state.total,
         natural=sum(record.natural for record in records),
         adversarial=sum(record.adversarial for record in records),
         certified=sum(record.certified for record in records),
         unknown=sum(record.verdict == "unknown" for record in records),
         seconds=sum(record.seconds for record in records),
-        open=left,
+        open=state.open,
     )
 
 

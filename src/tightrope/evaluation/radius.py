@@ -24,12 +24,9 @@ from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Verifier
 from tightrope.errors import InputError, InvariantError
 from tightrope.evaluation._inputs import Inputs, is_natural
-from tightrope.evaluation._ledger import Ledger
-from tightrope.evaluation._rounds import Effort, Found, decide_all
+from tightrope.evaluation._rounds import Effort, Found, Rounds, State
 from tightrope.evaluation.certify import EFFORT, TOGETHER
 from tightrope.evaluation.consistency import check_claims
-from tightrope.evaluation.shards import Shard, merged, merged_if_finished
-from tightrope.records import image
 from tightrope.records.image import NATURAL
 from tightrope.records.radius import RadiusRecord, RadiusSummary, distribution, write_distribution
 
@@ -84,9 +81,7 @@ def certify_radii(
     header: Mapping[str, object],
     complete: Verifier | None = None,
     together: int = TOGETHER,
-    shard: Shard | None = None,
     effort: Effort = EFFORT,
-    merge: bool = False,
     on_batch: Callable[[RadiusProgress], None] | None = None,
 ) -> RadiusSummary:
     """Find the radii of every image and record them; skip those that ``path`` already has.
@@ -99,7 +94,7 @@ def certify_radii(
         header: what else the results depend on; JSON values.
         complete: bisects what the verifier leaves open, after all blocks.
         together: open images that it sees at once, at most.
-        shard, effort, merge: as in :func:`tightrope.evaluation.certify.certify`.
+        effort: processes, memory and shards.
         on_batch: called after every block and every group.
 
     Returns:
@@ -110,34 +105,20 @@ def certify_radii(
 
     Cost: about ``2 log2(grid.steps)`` calls of the verifier for every block.
     """
-    if path.suffix != ".jsonl":
-        raise InputError(f"The records of a certification are JSON lines: {path} must end in .jsonl.")
     inputs = inputs.checked(grid.limit)
     radii = {"limit": str(grid.limit), "tolerance": str(grid.tolerance)}
     facts = inputs.facts() | radii | ({"together": together} if complete else {})
-    whole, own = image.as_json({**header, "run": facts}), path
-    if merge:
-        return _summarised(path, merged(path, whole, RadiusRecord))
-    blocks = inputs.blocks()
-    if shard is not None:
-        blocks, own, header = shard.part(blocks), shard.path(path), shard.header(whole)
-    ledger = Ledger(own, header if shard else whole, RadiusRecord, inputs.labels.tolist())
+    job, labels = _Job(inputs, grid, verifier, complete), inputs.labels.tolist()
+    rounds = Rounds(job, RadiusRecord, labels, inputs.blocks(), path, {**header, "run": facts}, together)
 
-    def report() -> None:
+    def report(state: State[RadiusRecord]) -> None:
         if on_batch is not None:
-            left = len(ledger.open.keys() - ledger.decided.keys())
-            on_batch(RadiusProgress(len(ledger.decided), sum(map(len, blocks)), left))
+            on_batch(RadiusProgress(len(state.decided), state.total, state.open))
 
-    records = decide_all(_Job(inputs, grid, verifier, complete), ledger, blocks, together, effort, report)
-    if shard is not None and (of_all := merged_if_finished(path, whole, RadiusRecord)):
-        own, records = path, of_all
-    return _summarised(own, records)
-
-
-def _summarised(path: Path, records: Sequence[RadiusRecord]) -> RadiusSummary:
-    check_claims(path)
+    finished, records = rounds.run(effort, report)
+    check_claims(finished)
     found = distribution(records)
-    write_distribution(path, found)
+    write_distribution(finished, found)
     return found
 
 

@@ -21,7 +21,6 @@ from tightrope.evaluation._inputs import Inputs
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.certify import certify as certify_images
 from tightrope.evaluation.radius import Grid, RadiusProgress, certify_radii
-from tightrope.evaluation.shards import Shard
 from tightrope.experiments.build import MakeSpec, build_job, build_plugins
 from tightrope.experiments.certification import (
     Dataset,
@@ -231,7 +230,7 @@ def certify(
         device=device,
         spec=spec,
     )
-    effort = find_effort(subject, workers, memory_gib)
+    effort = find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
     stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
     return certify_images(
@@ -248,9 +247,7 @@ def certify(
         seed=seed,
         header={**subject.facts, **stages.facts},
         on_batch=on_batch,
-        shard=None if shard is None else Shard.parse(shard),
         effort=effort,
-        merge=merge,
     )
 
 
@@ -312,7 +309,7 @@ def certified_radii(
         device=device,
         spec=spec,
     )
-    grid, effort = Grid.up_to(subject.eps, tolerance), find_effort(subject, workers, memory_gib)
+    grid, effort = Grid.up_to(subject.eps, tolerance), find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
     stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
     path = subject.records_path(out, [*["complete"] * complete, "radius"])
@@ -325,9 +322,7 @@ def certified_radii(
         path=path,
         header={**subject.facts, **stages.facts},
         on_batch=on_batch,
-        shard=None if shard is None else Shard.parse(shard),
         effort=effort,
-        merge=merge,
     )
     if found.count == inputs.size:
         title = subject.data if subject.run is None else f"{subject.run.record.name}, {subject.data} {split}"

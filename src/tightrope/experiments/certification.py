@@ -19,6 +19,7 @@ from tightrope.core.protocols import Attack, Relaxation, Verifier
 from tightrope.data._loader import Samples, from_tensors, subset, to_unit
 from tightrope.errors import InputError
 from tightrope.evaluation._rounds import Effort
+from tightrope.evaluation.shards import Shard
 from tightrope.experiments.build import MakeSpec, check_labels, classification
 from tightrope.experiments.config import find_device
 from tightrope.experiments.plugins import build_named
@@ -142,11 +143,11 @@ def find_stages(
         attack: tried before them.
         complete: add optimised bounds and branch and bound.
         timeout: of the latter, in seconds an image.
-        memory_gib: of a process; None for what is the default.
+        memory_gib: of a process, half of it for open subproblems; None for the default.
     """
     names, chosen = list(relaxations), find_attack(attack)
     one_shot = [OneShot(cast(Relaxation, registry.create("relaxations", name)), name) for name in names]
-    bab = Bab(timeout=timeout) if memory_gib is None else Bab(timeout=timeout, memory_gib=memory_gib)
+    bab = Bab(timeout=timeout) if memory_gib is None else Bab(timeout=timeout, memory_gib=memory_gib / 2)
     return Stages(
         first=Cascade((AttackVerifier(chosen), *one_shot)),
         rest=Cascade((AlphaCrown(), bab)) if complete else None,
@@ -158,11 +159,11 @@ def find_stages(
     )
 
 
-def find_effort(subject: Subject, workers: int, memory_gib: float | None) -> Effort:
+def find_effort(subject: Subject, workers: int, memory_gib: float | None, shard: str | None, merge: bool) -> Effort:
     """How to spread the work.
 
     Raises:
-        InputError: no workers, no memory, or several workers for one GPU.
+        InputError: no workers, no memory, no such shard, or several workers for one GPU.
     """
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}.")
@@ -170,7 +171,7 @@ def find_effort(subject: Subject, workers: int, memory_gib: float | None) -> Eff
         raise InputError(f"The memory must be positive, got {memory_gib} GiB.")
     if workers > 1 and subject.x.device.type != "cpu":
         raise InputError("Workers share the CPU. Use one shard a GPU instead: torchrun, or shard i/n.")
-    return Effort(workers, memory_gib)
+    return Effort(workers, memory_gib, None if shard is None else Shard.parse(shard), merge)
 
 
 def find_attack(value: Attack | Mapping[str, Any] | str) -> Attack:
