@@ -95,20 +95,28 @@ def certify(
     if radius:
         with _showing(_facts_of_radii) as on_batch:
             radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, **given)
-        out.print(table(["radius", "adversarial", "certified"], _curve(radii), f"{where}, {radii.count} images"))
-        out.print(table(["share of the images", "certified radius at most"], _quantiles(radii)))
-        print_hint(f"{radii.seconds:.0f} s, {radii.open} images with radii further apart. Records: {run}")
+        _print_radii(radii, f"{where}, {radii.count} images", run)
         return
     if tolerance is not None:
         raise InputError("--tolerance is for --radius.")
     with _showing(_facts) as on_batch:
         summary = tr.certify(loaded, dataset, eps, on_batch=on_batch, **given)
     at = eps if eps is not None else loaded.config.eps.target
-    out.print(summary_table(summary, f"{where}, eps {at}"))
+    _print_summary(summary, f"{where}, eps {at}", run, per_class)
+
+
+def _print_summary(summary: Summary, title: str, run: Path, per_class: bool) -> None:
+    out.print(summary_table(summary, title))
     out.print(table(["decided by", *VERDICTS], _by_method(summary)))
     if per_class:
         out.print(table(["class", *CLASS_COUNTS], _by_class(summary)))
     print_hint(f"{summary.seconds:.0f} s. Records: {run}")
+
+
+def _print_radii(found: RadiusSummary, title: str, run: Path) -> None:
+    out.print(table(["radius", "adversarial", "certified"], _curve(found), title))
+    out.print(table(["share of the images", "certified radius at most"], _quantiles(found)))
+    print_hint(f"{found.seconds:.0f} s; the radii of {found.open} images are further apart. Records: {run}")
 
 
 @contextmanager

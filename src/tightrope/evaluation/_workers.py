@@ -37,8 +37,6 @@ class Job(Protocol[TC, UC]):
 class WorkerError(TightropeError, RuntimeError):
     """A worker process ended before its work did."""
 
-    exit_code = 70
-
 
 @contextmanager
 def workers(

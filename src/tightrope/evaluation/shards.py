@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,6 +141,4 @@ def _publish(whole: Path, header: Mapping[str, Any], records: Sequence[R]) -> No
         check_same(whole, image.read_header(whole), header)
         if image.is_exactly(whole, header, records):
             return
-    own = whole.with_name(f".{whole.stem}-{os.getpid()}.jsonl")
-    image.create(own, header, records)
-    os.replace(own, whole)
+    image.create(whole, header, records)

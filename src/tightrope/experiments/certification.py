@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -102,7 +103,7 @@ def find_subject(
     check_labels(samples, network, spec)
     dtype, where = torch.float32 if float32 else torch.float64, find_device(device)
     data = dataset if isinstance(dataset, str) else "data"
-    own = {"spec": _digest(spec(samples.labels))} if spec else {}
+    own = {"spec": _digest(spec, samples.labels)} if spec else {}
     return Subject(
         run=run,
         network=network,
@@ -202,6 +203,11 @@ def _network(source: Any, run: Run | None, samples: Samples) -> tuple[Network, P
     return run.network, run.params
 
 
-def _digest(spec: Any) -> str:
-    clause = torch.tensor(spec.clause)
-    return tensor_digest({"matrix": spec.matrix, "offset": spec.offset, "clause": clause})
+def _digest(make_spec: MakeSpec, labels: Tensor) -> str:
+    """A fingerprint of the properties of all images, few at once, as each may be large."""
+    total = hashlib.sha256()
+    for part in labels.split(100):
+        spec = make_spec(part)
+        clause = torch.tensor(spec.clause)
+        total.update(tensor_digest({"matrix": spec.matrix, "offset": spec.offset, "clause": clause}).encode())
+    return total.hexdigest()

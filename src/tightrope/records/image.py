@@ -131,7 +131,7 @@ def create(path: Path, header: Mapping[str, Any], records: Iterable[Record] = ()
     Raises:
         InputError: the header is not JSON.
     """
-    write_atomic(path, _header_line(header) + "".join(map(_line, records)))
+    write_atomic(path, _header_line(header) + "".join(map(_line, records)), shared=True)
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
@@ -406,7 +406,7 @@ def read_summary(path: Path) -> Summary:
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write as JSON, atomically."""
-    write_atomic(path, summary.model_dump_json(indent=2) + "\n")
+    write_atomic(path, summary.model_dump_json(indent=2) + "\n", shared=True)
 
 
 def _by_class(records: Iterable[ImageRecord]) -> Iterator[ClassCounts]:

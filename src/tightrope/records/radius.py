@@ -200,11 +200,11 @@ def read_distribution(path: Path) -> RadiusSummary:
 
 def write_distribution(path: Path, summary: RadiusSummary) -> None:
     """Write ``NAME.summary.json`` and the curve as ``NAME.curve.csv`` beside ``NAME.jsonl``."""
-    write_atomic(path.with_suffix(".summary.json"), summary.model_dump_json(indent=2) + "\n")
+    write_atomic(path.with_suffix(".summary.json"), summary.model_dump_json(indent=2) + "\n", shared=True)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["eps", "eps_decimal", "adversarial_accuracy", "certified_accuracy", "images"])
     for point in summary.curve:
         shares = (point.adversarial_accuracy, point.certified_accuracy)
         table.writerow([point.eps, float(Fraction(point.eps)), *shares, summary.count])
-    write_atomic(path.with_suffix(".curve.csv"), text.getvalue())
+    write_atomic(path.with_suffix(".curve.csv"), text.getvalue(), shared=True)
