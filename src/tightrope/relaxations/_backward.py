@@ -27,6 +27,7 @@ from tightrope.core.frame import Pair
 from tightrope.core.lowering import can_recompute, chunk_entries, keeps
 from tightrope.core.network import INPUT, Network, Node
 from tightrope.core.op import AffineOp, ElementwiseOp
+from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import below
 from tightrope.core.spec import Spec
 from tightrope.relaxations._interval import Forward, forward_intervals
@@ -128,6 +129,9 @@ class Engine:
         entries = rows * self._batch * _entries_of_a_row(self.network, name)
         step = max(1, chunk_entries(self._radius.device) // entries)
         pieces = [(first, min(first + step, count)) for first in range(0, count, step)]
+        if self.rounding is not None:
+            with direct_convolutions():
+                return [upper(*piece) for piece in pieces]
         if len(pieces) == 1 or keeps(count * entries, self._radius.device) or not can_recompute():
             return [upper(*piece) for piece in pieces]
         return [checkpoint(upper, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]

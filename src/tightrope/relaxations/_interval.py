@@ -12,6 +12,7 @@ from tightrope.core.bounds import Interval, Params
 from tightrope.core.box import Box
 from tightrope.core.network import INPUT, Network, Node
 from tightrope.core.op import AffineOp, ElementwiseOp, JoinOp
+from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import above, below, gamma, tiny
 
 
@@ -76,6 +77,21 @@ def forward_intervals(
 
     With ``rigorous`` the bounds hold for real arithmetic: half-widths grow by what is lost to rounding.
     """
+    if rigorous:
+        with direct_convolutions():
+            return _forward(network, params, box, pre, only, rigorous=True)
+    return _forward(network, params, box, pre, only, rigorous=False)
+
+
+def _forward(
+    network: Network,
+    params: Params,
+    box: Box,
+    pre: Mapping[str, Interval] | None,
+    only: Container[str] | None,
+    *,
+    rigorous: bool,
+) -> Forward:
     found = Forward({}, {}, {}, rigorous)
     found.intervals[INPUT] = Interval(*box)
     found.centres[INPUT], found.radii[INPUT] = found.middle(INPUT)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tightrope.core.bounds import Interval, Lines, Params
 from tightrope.core.network import Network, Node
 from tightrope.core.op import AffineOp, ElementwiseOp
+from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import gamma, largest, tiny
 from tightrope.relaxations._interval import Forward, image
 
@@ -48,7 +49,8 @@ class Rounding:
         assert isinstance(node.op, AffineOp)
         inputs = [self.reach[name] for name in node.inputs]
         count, dtype = node.op.roundings(self._params), self._dtype
-        size = node.op.linear_abs(self._params, *inputs)
+        with direct_convolutions():
+            size = node.op.linear_abs(self._params, *inputs)
         slack = gamma(count + self._terms, dtype) * size + tiny(dtype)
         if (bias := node.op.bias_abs(self._params)) is not None:
             slack, size = slack + self._share(node.name) * bias, size + bias
