@@ -77,8 +77,8 @@ def certify(
     """Decide every image and record it; skip those that ``path`` already has.
 
     An image is natural if the property holds at it by more than the rounding error of its evaluation; only then does
-    the verifier see it. It is certified if the verifier proves the property on its whole box, which is rounded outwards.
-    A counterexample lies in the exact box.
+    the verifier see it. It is certified if the verifier proves the property on its whole box, which is rounded
+    outwards. A counterexample lies in the exact box.
 
     Args:
         network: the graph.

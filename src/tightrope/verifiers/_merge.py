@@ -9,6 +9,7 @@ from tightrope.core.outcome import Outcome, Verdict
 from tightrope.errors import InvariantError
 from tightrope.verifiers._problem import NEAR_TIE, Problem, inside, margin_bounds, undecided
 
+
 class ContradictionError(InvariantError):
     """Two claims about one sample that cannot both be true.
 

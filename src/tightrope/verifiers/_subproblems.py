@@ -24,8 +24,8 @@ from tightrope.core.bounds import Interval, Lines
 from tightrope.core.box import Box
 from tightrope.core.network import INPUT
 from tightrope.core.op import AffineOp, ElementwiseOp, Tilt
-from tightrope.core.rounding import gamma, tiny
 from tightrope.core.protocols import Relaxation
+from tightrope.core.rounding import gamma, tiny
 from tightrope.core.spec import Spec, clause_margins, evaluate
 from tightrope.relaxations._backward import Engine
 from tightrope.relaxations._interval import Forward, forward_intervals
@@ -216,9 +216,12 @@ class Lagrangian:
     def _proved(self, lines: dict[str, Lines], variables: Variables, rounding: Rounding) -> Tensor:
         engine = Engine(self.network, self._params, self._real_forward)
         engine.rounding = rounding
-        ops = {node.name: (node.op, self._intervals[node.inputs[0]]) for node in self.network.nodes if node.name in lines}
-        lines = {name: op.outward(pre, lines[name]) for name, (op, pre) in ops.items() if isinstance(op, ElementwiseOp)}
-        bound = self._bound(engine, lines, variables)
+        outward = {
+            node.name: node.op.outward(self._intervals[node.inputs[0]], lines[node.name])
+            for node in self.network.nodes
+            if isinstance(node.op, ElementwiseOp)
+        }
+        bound = self._bound(engine, outward, variables)
         # The row is a computed sum, and its weights sum up to 1 only nearly.
         weights, (matrix, offset, _) = variables.weights, self._spec
         share = gamma(weights.shape[1] + 8, weights.dtype)
