@@ -128,7 +128,7 @@ class JoinOp(AffineOp):
 
     @abstractmethod
     def interval(self, *inputs: Interval) -> Interval:
-        """Its range, from those of its inputs."""
+        """Its range, from those of its inputs; exact, or rounded outwards."""
 
 
 class ElementwiseOp(Op):
