@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Params
-from tightrope.core.box import Box, linf_box, parse_eps, round_up
+from tightrope.core.box import Box, inner_box, linf_box, parse_eps, round_up
 from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
@@ -22,7 +22,7 @@ from tightrope.core.spec import Spec, check_spec
 from tightrope.errors import InputError
 from tightrope.records.image import NATURAL
 from tightrope.verifiers._merge import merge, numbered
-from tightrope.verifiers._problem import INF, Problem, concrete_margins, undecided
+from tightrope.verifiers._problem import INF, NEAR_TIE, Margin, Problem, margin_bounds, undecided
 
 DTYPES = (torch.float32, torch.float64)
 MakeSpec = Callable[[Tensor], Spec]
@@ -97,35 +97,52 @@ class Inputs:
         matrix, offset = (_exactly(t, self.x.dtype, "The specs") for t in (spec.matrix, spec.offset))
         return Problem(self.network, self.params, box, Spec(matrix, offset, spec.clause))
 
-    def clean(self, problem: Problem, images: Sequence[int]) -> list[Outcome]:
+    def clean(self, images: Sequence[int]) -> list[Outcome]:
         """What the images themselves decide: nothing but that those that are not natural are falsified."""
         x = self.x[torch.tensor(images, device=self.x.device)]
-        return [_at_clean(margin, point) for margin, point in zip(concrete_margins(problem, x), x, strict=True)]
+        margins = margin_bounds(self.problem(images, [Fraction(0)] * len(images)), x)
+        return [_at_clean(margin, point) for margin, point in zip(margins, x, strict=True)]
 
     def verify(
         self,
         verifier: Verifier,
-        problem: Problem,
-        known: Sequence[Outcome],
         images: Sequence[int],
-        draw: Sequence[int | str],
+        eps: Sequence[Fraction],
+        known: Sequence[Outcome],
+        draw: Draw,
     ) -> list[Outcome]:
         """What a verifier adds to what is known of some images.
 
         Args:
             verifier: called once.
-            problem: of the images.
-            known: undecided so far.
             images: their indices, which errors name.
+            eps: radii.
+            known: undecided so far.
             draw: what the draws depend on, beside the seed.
 
         Raises:
             InvariantError: it contradicts what is known, or itself.
         """
+        problem = self.problem(images, eps)
         network, params, box, spec = problem
         generator = derived_generator(self.x.device, self.seed, *draw)
         with numbered(images):
-            return merge(problem, known, verifier.verify(network, params, box, spec, generator=generator))
+            found = merge(problem, known, verifier.verify(network, params, box, spec, generator=generator))
+        return [
+            self._exact(problem.rows([row]), image, radius, outcome)
+            for row, (image, radius, outcome) in enumerate(zip(images, eps, found, strict=True))
+        ]
+
+    def _exact(self, problem: Problem, image: int, eps: Fraction, outcome: Outcome) -> Outcome:
+        """The outcome, with a counterexample in the exact box, as the box that is bounded is a little larger."""
+        if outcome.counterexample is None:
+            return outcome
+        lower, upper = inner_box(self.x[image : image + 1], eps)
+        x = torch.minimum(torch.maximum(outcome.counterexample[None], lower), upper)
+        [margin] = margin_bounds(problem, x)
+        if margin.upper <= 0:
+            return replace(outcome, upper=margin.upper, counterexample=x[0])
+        return undecided(outcome.method, "the counterexample is outside the exact box by rounding", margin.upper)
 
     def facts(self) -> dict[str, Any]:
         """What results depend on, as far as the inputs tell."""
@@ -139,18 +156,19 @@ class Inputs:
         }
 
 
-def is_natural(outcome: Outcome) -> bool:
-    """Whether the property holds at the clean image; NaN and infinity are no margins."""
-    return outcome.verdict is not Verdict.FALSIFIED and outcome.upper < INF
+def is_natural(clean: Outcome) -> bool:
+    """Whether the property holds at the clean image by more than rounding: nothing speaks against it."""
+    return clean.verdict is Verdict.UNKNOWN and not clean.reason
 
 
-def _at_clean(margin: float, x: Tensor) -> Outcome:
-    """Falsified by the clean image itself, or undecided; overflow there is unknown and not natural."""
-    if not math.isfinite(margin):
-        return undecided(NATURAL, f"{'NaN' if math.isnan(margin) else 'infinite'} output at the clean image")
-    if margin <= 0:
-        return Outcome(Verdict.FALSIFIED, -INF, margin, NATURAL, counterexample=x)
-    return undecided(NATURAL, "", upper=margin)
+def _at_clean(margin: Margin, x: Tensor) -> Outcome:
+    """Falsified by the clean image itself, or undecided; overflow and near-ties there are unknown and not natural."""
+    lower, upper = margin
+    if not math.isfinite(upper):
+        return undecided(NATURAL, "NaN or infinite output at the clean image")
+    if upper <= 0:
+        return Outcome(Verdict.FALSIFIED, -INF, upper, NATURAL, counterexample=x)
+    return undecided(NATURAL, "" if lower > 0 else f"{NEAR_TIE}, at the clean image", upper=upper)
 
 
 def _exactly(value: Tensor, dtype: torch.dtype, what: str) -> Tensor:

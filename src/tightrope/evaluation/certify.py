@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,12 +24,12 @@ from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Verifier
-from tightrope.evaluation._inputs import Inputs, MakeSpec, is_natural
+from tightrope.evaluation._inputs import Draw, Inputs, MakeSpec, is_natural
 from tightrope.evaluation._rounds import Effort, Found, Rounds, State
 from tightrope.evaluation.consistency import check_claims
 from tightrope.records import image
 from tightrope.records.image import ImageRecord, Summary, summarise
-from tightrope.verifiers._problem import INF, Problem
+from tightrope.verifiers._problem import INF
 
 TOGETHER = 32
 EFFORT = Effort()
@@ -79,8 +79,9 @@ def certify(
 ) -> Summary:
     """Decide every image and record it; skip those that ``path`` already has.
 
-    An image is natural if the property holds at it, evaluated in float64; only then does the verifier see it. It is
-    certified if the verifier proves the property on its whole box.
+    An image is natural if the property holds at it by more than the rounding error of its evaluation; only then does
+    the verifier see it. It is certified if the verifier proves the property on its whole box, which is rounded
+    outwards. A counterexample lies in the exact box.
 
     The file is in the order in which images are decided until all are; then it is brought into that of the images.
 
@@ -169,15 +170,14 @@ class _Job:
         return self._block(task) if isinstance(task, range) else self._group(task)
 
     def _block(self, block: range) -> Found[ImageRecord]:
-        problem, begin = self._problem(block), time.perf_counter()
-        outcomes = self.inputs.clean(problem, block)
+        begin = time.perf_counter()
+        outcomes = self.inputs.clean(block)
         natural = [i for i, outcome in enumerate(outcomes) if is_natural(outcome)]
         seconds = [(time.perf_counter() - begin) / len(block)] * len(block)
         if natural:
             begin = time.perf_counter()
             known, images = [outcomes[i] for i in natural], [block[i] for i in natural]
-            draw = ("certify", block.start)
-            found = self.inputs.verify(self.verifier, problem.rows(natural), known, images, draw)
+            found = self._verify(self.verifier, images, known, ("certify", block.start))
             share = (time.perf_counter() - begin) / len(natural)
             for i, outcome in zip(natural, found, strict=True):
                 outcomes[i], seconds[i] = outcome, seconds[i] + share
@@ -191,14 +191,14 @@ class _Job:
     def _group(self, group: tuple[ImageRecord, ...]) -> Found[ImageRecord]:
         assert self.complete is not None
         images, begin = [record.index for record in group], time.perf_counter()
-        known, draw = [_outcome(record) for record in group], ("complete", images[0])
-        found = self.inputs.verify(self.complete, self._problem(images), known, images, draw)
+        known = [_outcome(record) for record in group]
+        found = self._verify(self.complete, images, known, ("complete", images[0]))
         share = (time.perf_counter() - begin) / len(group)
         decided = [self._record(r.index, True, o, r.seconds + share) for r, o in zip(group, found, strict=True)]
         return Found(decided, [])
 
-    def _problem(self, images: Sequence[int]) -> Problem:
-        return self.inputs.problem(images, [parse_eps(self.eps)] * len(images))
+    def _verify(self, verifier: Verifier, images: list[int], known: list[Outcome], draw: Draw) -> list[Outcome]:
+        return self.inputs.verify(verifier, images, [parse_eps(self.eps)] * len(images), known, draw)
 
     def _record(self, index: int, natural: bool, outcome: Outcome, seconds: float) -> ImageRecord:
         return ImageRecord(

@@ -187,7 +187,7 @@ class _Job:
 
     def _block(self, block: range) -> Found[RadiusRecord]:
         begin = time.perf_counter()
-        clean = self.inputs.clean(self.inputs.problem(block, [Fraction(0)] * len(block)), block)
+        clean = self.inputs.clean(block)
         share = (time.perf_counter() - begin) / len(block)
         brackets = [self._bracket(i, NATURAL, share) for i, o in zip(block, clean, strict=True) if is_natural(o)]
         self._bisect(self.verifier, brackets, ("radius", block.start))
@@ -209,10 +209,9 @@ class _Job:
         """Try one radius of every image at a time, until no try would say more."""
         while tries := [(bracket, step) for bracket in brackets if (step := bracket.next()) is not None]:
             begin, images = time.perf_counter(), [bracket.index for bracket, _ in tries]
-            problem = self.inputs.problem(images, [step * self.grid.tolerance for _, step in tries])
+            eps = [step * self.grid.tolerance for _, step in tries]
             number = max(bracket.tries for bracket in brackets)
-            known = self.inputs.clean(problem, images)
-            found = self.inputs.verify(verifier, problem, known, images, (*draw, number))
+            found = self.inputs.verify(verifier, images, eps, self.inputs.clean(images), (*draw, number))
             for (bracket, step), outcome in zip(tries, found, strict=True):
                 bracket.learn(step, outcome, self._distance(bracket.index, step, outcome))
                 bracket.seconds += (time.perf_counter() - begin) / len(tries)
