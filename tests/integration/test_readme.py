@@ -37,11 +37,12 @@ def test_figures_are_those_of_the_records(row: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("row", COMPLETE, ids=lambda row: row[0])
 def test_figures_of_complete_verification_are_those_of_the_records(row: tuple[str, ...]) -> None:
-    preset, adversarial, certified, unknown, _ = row
+    preset, adversarial, certified, unknown, minutes = row
     (path,) = (ROOT / "results" / preset.replace("/", "-")).glob("certify-*-complete.summary.json")
     summary = json.loads(path.read_text())
     shares = [f"{100 * summary[f'{kind}_accuracy']:.2f}" for kind in ("adversarial", "certified")]
     assert (shares, summary["unknown"]) == ([adversarial, certified], int(unknown))
+    assert f"{summary['seconds'] / 60:.1f}" == minutes
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))
