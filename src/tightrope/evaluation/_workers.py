@@ -171,7 +171,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # from this thread, sys.exit would end only the thread
 
 
 def _answer(job: Job[object, object], task: object) -> bytes:

@@ -61,7 +61,8 @@ def merge(problem: Problem, earlier: Sequence[Outcome], later: Sequence[Outcome]
 
 def _join(before: Outcome, after: Outcome) -> Outcome:
     lower, upper = max(before.lower, after.lower), min(before.upper, after.upper)
-    reason = "; ".join(dict.fromkeys(part for part in (before.reason, after.reason) if part))
+    reasons = (part for reason in (before.reason, after.reason) for part in reason.split("; ") if part)
+    reason = "; ".join(dict.fromkeys(reasons))
     if after.verdict is Verdict.FALSIFIED:
         return Outcome(Verdict.FALSIFIED, lower, upper, after.method, after.counterexample)
     if lower > 0:
