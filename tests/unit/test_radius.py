@@ -245,7 +245,8 @@ def test_a_curve_that_rises_cannot_be_built() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "tolerance"), [(0, None), ("1/8", 0), ("1/8", "1/4"), ("1/8", -1), ("x", None), (math.nan, None)]
+    ("limit", "tolerance"),
+    [(0, None), ("1/8", 0), ("1/8", "1/4"), ("1/8", -1), ("x", None), (math.nan, None), (1, 1e-5)],
 )
 def test_grids_that_are_none_are_refused(limit: Any, tolerance: Any) -> None:
     with pytest.raises(InputError):

@@ -117,8 +117,8 @@ def certify(
 
     Cost: two float64 forward passes and the verifiers. KeyboardInterrupt loses the current blocks or groups only.
     """
-    inputs = Inputs(network, params, samples_x, labels, make_spec, batch_size, seed).checked(_text(eps))
-    job = _Job(inputs, _text(eps), verifier, complete)
+    inputs = Inputs(network, params, samples_x, labels, make_spec, batch_size, seed).checked(eps_text(eps))
+    job = _Job(inputs, eps_text(eps), verifier, complete)
     facts = inputs.facts() | {"eps": job.eps} | ({"together": together} if complete else {})
     rounds = Rounds(job, ImageRecord, labels.tolist(), inputs.blocks(), path, {**header, "run": facts}, together)
 
@@ -133,8 +133,12 @@ def certify(
     return summary
 
 
-def _text(eps: float | str | Fraction) -> str:
-    """The exact radius as text; refuses what is none."""
+def eps_text(eps: float | str | Fraction) -> str:
+    """The exact radius as text.
+
+    Raises:
+        InputError: it is none.
+    """
     text = repr(float(eps)) if isinstance(eps, float) else str(eps).strip()  # a NumPy float has another repr
     parse_eps(text)
     return text

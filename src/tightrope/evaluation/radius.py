@@ -25,10 +25,12 @@ from tightrope.core.protocols import Verifier
 from tightrope.errors import InputError, InvariantError
 from tightrope.evaluation._inputs import Inputs, is_natural
 from tightrope.evaluation._rounds import Effort, Found, Rounds, State
-from tightrope.evaluation.certify import EFFORT, TOGETHER
+from tightrope.evaluation.certify import EFFORT, TOGETHER, eps_text
 from tightrope.evaluation.consistency import check_claims
 from tightrope.records.image import NATURAL
 from tightrope.records.radius import RadiusRecord, RadiusSummary, distribution, write_distribution
+
+MOST = 10_000  # radii of a grid
 
 
 class RadiusProgress(NamedTuple):
@@ -56,14 +58,14 @@ class Grid(NamedTuple):
         """Those up to a limit, 64 by default.
 
         Raises:
-            InputError: not 0 < tolerance <= limit.
+            InputError: not 0 < tolerance <= limit, or more than 10,000 radii.
         """
-        top = parse_eps(str(limit) if isinstance(limit, float) else limit)
-        if tolerance is None:
-            tolerance = top / 64
-        step = parse_eps(str(tolerance) if isinstance(tolerance, float) else tolerance)
-        if not 0 < step <= top:
-            raise InputError(f"A search for radii needs 0 < tolerance <= eps, got {step} and {top}.")
+        top = parse_eps(eps_text(limit))
+        step = top / 64 if tolerance is None else parse_eps(eps_text(tolerance))
+        if not 0 < step <= top <= MOST * step:
+            raise InputError(
+                f"A search for radii needs 0 < tolerance <= eps <= {MOST} tolerance, got tolerance {step} and eps {top}."
+            )
         return Grid(step, int(top // step))
 
     @property
