@@ -64,7 +64,8 @@ class Grid(NamedTuple):
         step = top / 64 if tolerance is None else parse_eps(eps_text(tolerance))
         if not 0 < step <= top <= MOST * step:
             raise InputError(
-                f"A search for radii needs 0 < tolerance <= eps <= {MOST} tolerance, got tolerance {step} and eps {top}."
+                f"A search for radii needs 0 < tolerance <= eps <= {MOST} tolerance, got {step} for the tolerance and "
+                f"eps {top}."
             )
         return Grid(step, int(top // step))
 
