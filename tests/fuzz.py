@@ -1,8 +1,8 @@
 """Random verification problems with every trouble there is, and what enumeration and exact arithmetic say of them.
 
 ``python tests/fuzz.py FIRST COUNT [VERIFIER ...]`` goes through seeds outside the test suite and prints what is wrong.
-The networks are random but their minimum is known: one linear program on every linear piece, and where that is too close
-to 0 for its tolerance, the vertex that it names in rational numbers.
+The networks are random but their minimum is known: one linear program on every linear piece, and where that is too
+close to 0 for its tolerance, the vertex that it names in rational numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from helpers import F64, Branches, Residual, _chain, as_oracle
 from reference import network as ref
 from reference import rational
 from reference.exact import Piece, linear_pieces
+from tightrope.attacks.apgd import Apgd
 from tightrope.attacks.pgd import Pgd
 from tightrope.core.box import Box
 from tightrope.core.outcome import Outcome, Verdict
@@ -36,6 +37,7 @@ from tightrope.verifiers.alpha_crown import AlphaCrown
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.bab import Bab
 from tightrope.verifiers.branching.babsr import Babsr
+from tightrope.verifiers.milp import Milp
 from tightrope.verifiers.one_shot import OneShot
 
 BATCH, OUTPUTS = 2, 3
@@ -48,7 +50,7 @@ TOLERANCE = 1e-7
 
 def _mlp(inputs: int, outputs: int, widths: Sequence[int], slope: float | None) -> nn.Sequential:
     sizes, layers = [inputs, *widths], []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU() if slope is None else nn.LeakyReLU(slope)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
@@ -174,6 +176,7 @@ class Instance:
         dyadic: whether these are exactly the network's, with few digits.
         scaled: as verifiers see it.
         inputs, margins: units of ``scaled``.
+        least: the minimum of each sample of ``problem``.
     """
 
     name: str
@@ -183,6 +186,7 @@ class Instance:
     scaled: Problem
     inputs: float
     margins: float
+    least: tuple[Minimum, ...]
 
 
 def _box(generator: torch.Generator, shape: tuple[int, ...], kind: str) -> tuple[str, Box]:
@@ -255,7 +259,8 @@ def instance(seed: int) -> Instance:
         problem, shift = _shifted(problem, oracle, generator)
         name += f" {shift}"
     scaled, inputs, margins = _scaled(problem, kind, generator)
-    return Instance(f"{name} x{inputs:g} y{margins:g}", problem, oracle, dyadic, scaled, inputs, margins)
+    least = tuple(minimum(oracle, problem, i) for i in range(BATCH))
+    return Instance(f"{name} x{inputs:g} y{margins:g}", problem, oracle, dyadic, scaled, inputs, margins, least)
 
 
 def _shifted(problem: Problem, oracle: ref.Net, generator: torch.Generator) -> tuple[Problem, str]:
@@ -315,8 +320,8 @@ def minimum(oracle: ref.Net, problem: Problem, i: int, exact: bool = False) -> M
     best = min(found, key=lambda one: one.value)
     if not exact:
         return best
-    at = [m for m in (_margin(oracle, problem, i, one) for one in found if one.value <= best.value + 1e-6)]
-    return replace(best, exact=min(at))
+    near = (one for one in found if one.value <= best.value + 1e-6)
+    return replace(best, exact=min(_margin(oracle, problem, i, one) for one in near))
 
 
 def _margin(oracle: ref.Net, problem: Problem, i: int, point: Minimum) -> Fraction:
@@ -368,20 +373,22 @@ def verifiers() -> dict[str, Verifier]:
     return found | {
         "alpha_crown": AlphaCrown(steps=5),
         "pgd": AttackVerifier(Pgd(steps=10, restarts=2, loss="margin")),
-        "bab": Bab(timeout=5.0),
-        "neurons": Bab(edges=0, timeout=5.0),
-        "babsr": Bab(edges=0, branching=Babsr(), timeout=5.0),
+        "bab": Bab(timeout=2.0),
+        "neurons": Bab(edges=0, timeout=2.0),
+        "babsr": Bab(edges=0, branching=Babsr(), timeout=2.0),
         "edges": Bab(edges=100, timeout=1.0),
+        "apgd": AttackVerifier(Apgd(steps=10, restarts=2)),
+        "milp": Milp(timeout=2.0),
     }
 
 
-COMPLETE = ("bab", "neurons", "babsr")
+COMPLETE = ("bab", "neurons", "babsr", "milp")
 
 
 def problems_with(given: Instance, name: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """What is wrong with the outcomes of a verifier; a message that begins with WRONG is a wrong verdict."""
     for i, outcome in enumerate(outcomes):
-        least = minimum(given.oracle, given.problem, i)
+        least = given.least[i]
         size = _size(given, i)
         near = TOLERANCE * size
         if outcome.verdict is Verdict.VERIFIED and least.value <= near:

@@ -75,7 +75,8 @@ class Apgd:
         x, margin = self._ascend(_Objective(network, params, box, spec, target, self.loss), noise.flatten(0, 1))
         x, margin = x.unflatten(0, (restarts, -1)), margin.unflatten(0, (restarts, -1))
         worst = margin.argmin(dim=0).reshape(1, -1, *[1] * (x.ndim - 2))
-        return x.take_along_dim(worst, dim=0)[0].detach()
+        chosen: Tensor = x.take_along_dim(worst, dim=0)[0]
+        return chosen.detach()
 
     def _ascend(self, objective: _Objective, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The input of smallest margin that each start came by, and that margin."""
