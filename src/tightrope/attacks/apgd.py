@@ -171,13 +171,13 @@ def _targets(network: Network, params: Params, box: Box, spec: Spec, restarts: i
 
 def _checkpoints(steps: int) -> dict[int, int]:
     """Each step at which the step size is looked at, with the one before: shares 0.22, 0.41, 0.57 ... of all steps."""
-    found, before, share, width = {}, 0, 0.22, 0.22
-    while share <= 1.0 and steps > 0:
-        step = math.ceil(share * steps)
+    found, before, percent, width = {}, 0, 22, 22
+    while percent <= 100 and steps > 0:
+        step = math.ceil(percent * steps / 100)
         if step > before:
             found[step], before = before, step
-        width = max(width - 0.03, 0.06)
-        share += width
+        width = max(width - 3, 6)
+        percent += width
     return found
 
 

@@ -54,7 +54,7 @@ class Milp:
     """
 
     relaxation: Relaxation = field(default_factory=Deeppoly)
-    proof: Bab = field(default_factory=Bab)
+    proof: Bab = field(default_factory=lambda: Bab(edges=0))
     neurons: int = 500
     timeout: float = 60.0
     name: str = "milp"
