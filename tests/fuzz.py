@@ -173,7 +173,7 @@ class Instance:
         name: seed and kinds of trouble.
         problem: as enumeration sees it.
         oracle: the network as matrices.
-        dyadic: whether these are exactly the network's, with few digits.
+        exact: whether these are the network's to the last bit.
         scaled: as verifiers see it.
         inputs, margins: units of ``scaled``.
         least: the minimum of each sample of ``problem``.
@@ -182,7 +182,7 @@ class Instance:
     name: str
     problem: Problem
     oracle: ref.Net
-    dyadic: bool
+    exact: bool
     scaled: Problem
     inputs: float
     margins: float
@@ -254,13 +254,14 @@ def instance(seed: int) -> Instance:
     spec_kind, spec = _spec(generator, network.num_outputs, kind)
     problem = Problem(network, params, box, spec)
     oracle, name = oracle_of(module, shape), f"{seed} {kind} {box_kind} {spec_kind}"
-    dyadic = (dyadic and kind not in {"normed", "branches"}) or kind == "spike"
     if spec_kind != "dominated" and bool(torch.rand((), generator=generator) < 0.6):
         problem, shift = _shifted(problem, oracle, generator)
         name += f" {shift}"
     scaled, inputs, margins = _scaled(problem, kind, generator)
     least = tuple(minimum(oracle, problem, i) for i in range(BATCH))
-    return Instance(f"{name} x{inputs:g} y{margins:g}", problem, oracle, dyadic, scaled, inputs, margins, least)
+    return Instance(
+        f"{name} x{inputs:g} y{margins:g}", problem, oracle, kind != "normed", scaled, inputs, margins, least
+    )
 
 
 def _shifted(problem: Problem, oracle: ref.Net, generator: torch.Generator) -> tuple[Problem, str]:
@@ -392,7 +393,7 @@ def problems_with(given: Instance, name: str, outcomes: Sequence[Outcome]) -> It
         size = _size(given, i)
         near = TOLERANCE * size
         if outcome.verdict is Verdict.VERIFIED and least.value <= near:
-            exact = minimum(given.oracle, given.problem, i, exact=True).exact if given.dyadic else None
+            exact = minimum(given.oracle, given.problem, i, exact=True).exact if given.exact else None
             if least.value < -near or (exact is not None and exact <= 0):
                 yield f"WRONG verified, least {least.value:g}, exact {float(exact or 0):g}, lower {outcome.lower:g}"
         if outcome.lower / given.margins > least.value + near:
@@ -414,9 +415,9 @@ def _counterexample(given: Instance, i: int, found: Tensor, size: float) -> Iter
     at = rational.margin(
         given.oracle, rational.exact(x.numpy().ravel()), spec.matrix[i].numpy(), spec.offset[i].numpy(), spec.clause
     )
-    if float(at) > (1e-12 * size if given.dyadic else 1e-9 * size):
+    if float(at) > (1e-12 * size if given.exact else 1e-9 * size):
         yield f"WRONG counterexample with exact margin {float(at):g}"
-    elif given.dyadic and at > 0:
+    elif given.exact and at > 0:
         yield f"ROUNDED counterexample with exact margin {float(at):g}"
 
 

@@ -14,10 +14,8 @@ from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.precision import full_precision
-from tightrope.core.protocols import Relaxation
 from tightrope.core.spec import Spec, clause_margins
 from tightrope.errors import InputError
-from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._merge import merge
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts, undecided
 from tightrope.verifiers._program import Program
@@ -29,13 +27,13 @@ class Milp:
     """Falsified by the input that the program names; verified only if branch and bound proves what the program claims.
 
     The network on the box becomes a mixed-integer program, with a 0-1 variable for the phase of every unstable neuron,
-    that minimises each clause which the relaxation does not prove. HiGHS solves it to a *tolerance*. So an input that
+    that minimises each clause which plain bounds do not prove. HiGHS solves it to a *tolerance*. So an input that
     it finds is evaluated by the network, in the box, and counts if its margin is not positive; and a claim that all
     margins are positive counts as a reason to prove them, no more. A claim without a proof is unknown, and says so.
 
     Args:
-        relaxation: of the pre-activation bounds, the big-M constants.
-        proof: of what the program claims, or cannot decide.
+        proof: of what the program claims, or cannot decide; its relaxation bounds the pre-activations, from which the
+            big-M constants come.
         neurons: samples with more unstable neurons than this are left undecided.
         timeout: seconds of a sample, of the program and the proof together.
         name: of this stage in outcomes and records.
@@ -53,7 +51,6 @@ class Milp:
         'milp'
     """
 
-    relaxation: Relaxation = field(default_factory=Deeppoly)
     proof: Bab = field(default_factory=lambda: Bab(edges=0))
     neurons: int = 500
     timeout: float = 60.0
@@ -81,7 +78,7 @@ class Milp:
     def _decide(self, problem: Problem, generator: torch.Generator) -> Outcome:
         end = time.perf_counter() + self.timeout
         with torch.no_grad():
-            bounds = self.relaxation.bounds(*problem)
+            bounds = self.proof.relaxation.bounds(*problem)
             lowers: list[float] = clause_margins(bounds.margins, problem.spec.clause)[0].tolist()
             program = Program(problem, bounds.pre)
         if not all(map(math.isfinite, lowers)):
