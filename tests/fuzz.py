@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -240,6 +241,7 @@ def _spec(generator: torch.Generator, outputs: int, kind: str) -> tuple[str, Spe
     return name, Spec(matrix, offset, clause)
 
 
+@cache
 def instance(seed: int) -> Instance:
     """A random problem; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
@@ -390,7 +392,7 @@ def problems_with(given: Instance, name: str, outcomes: Sequence[Outcome]) -> It
     """What is wrong with the outcomes of a verifier; a message that begins with WRONG is a wrong verdict."""
     for i, outcome in enumerate(outcomes):
         least = given.least[i]
-        size = _size(given, i)
+        size = size_of(given, i)
         near = TOLERANCE * size
         if outcome.verdict is Verdict.VERIFIED and least.value <= near:
             exact = minimum(given.oracle, given.problem, i, exact=True).exact if given.exact else None
@@ -421,7 +423,7 @@ def _counterexample(given: Instance, i: int, found: Tensor, size: float) -> Iter
         yield f"ROUNDED counterexample with exact margin {float(at):g}"
 
 
-def _size(given: Instance, i: int) -> float:
+def size_of(given: Instance, i: int) -> float:
     """The largest number that the margin is added up from, at least 1."""
     problem = given.problem
     ends = torch.stack([problem.box.lower[i], problem.box.upper[i]])

@@ -21,6 +21,8 @@ from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins
 from tightrope.verifiers._program import Program
 from tightrope.verifiers.bab import Bab
 
+_SHARE = 0.9  # of the time left, as solvers look at the clock now and then only
+
 
 @dataclass(frozen=True)
 class Milp:
@@ -88,13 +90,18 @@ class Milp:
             reason = f"{self.name}: {program.size} unstable neurons, more than {self.neurons}"
             return Outcome(Verdict.UNKNOWN, min(*lowers, 0.0), INF, self.name, reason=reason)
         claim = self._search(problem, program, [c for c, lower in enumerate(lowers) if not lower > 0], end)
-        return claim if claim.verdict is Verdict.FALSIFIED else self._prove(problem, claim, end, generator)
+        if claim.verdict is Verdict.FALSIFIED:
+            return claim
+        if time.perf_counter() >= end and min(lowers) <= 0:
+            reason = f"{self.name}: timeout of {self.timeout:g} s; {claim.reason}"
+            return Outcome(Verdict.UNKNOWN, min(*lowers, claim.upper), claim.upper, self.name, reason=reason)
+        return self._prove(problem, claim, end, generator)
 
     def _search(self, problem: Problem, program: Program, clauses: Sequence[int], end: float) -> Outcome:
         """Falsified, or unknown with what the program claims as the reason."""
         lowest, upper = INF, INF
         for clause in clauses:
-            answer = program.minimum(clause, end - time.perf_counter())
+            answer = program.minimum(clause, _SHARE * (end - time.perf_counter()))
             lowest = min(lowest, answer.lower if answer.complete else -INF)
             if answer.x is None:
                 continue
