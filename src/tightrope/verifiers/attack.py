@@ -17,16 +17,16 @@ from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Attack
 from tightrope.core.spec import Spec
 from tightrope.errors import InputError
-from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts, undecided
+from tightrope.verifiers._problem import INF, NEAR_TIE, Margin, Problem, checked, in_parts, margin_bounds, undecided
 
 
 @dataclass(frozen=True)
 class AttackVerifier:
     """Falsified if and only if an attack's input lies in the box and breaks the property when evaluated again.
 
-    The input is projected on the box, and its margin evaluated in float64, alone, whatever the attack says. It never
-    verifies; an output of NaN or infinity at a concrete input decides nothing. Several attacks come one after the
-    other, each for the samples that those before it have not broken.
+    The input is projected on the box, and its margin evaluated in float64, whatever the attack says: it must not be
+    positive by more than its rounding error. It never verifies; an output of NaN or infinity decides nothing. Several
+    attacks come one after the other, each for the samples that those before it have not broken.
 
     Args:
         attack: the search, or several.
@@ -70,15 +70,16 @@ class AttackVerifier:
         network, params, box, spec = problem
         found = attack.perturb(network, params, box, spec, noise).detach()
         found = torch.minimum(torch.maximum(found, box.lower), box.upper)
-        margins: Sequence[float] = concrete_margins(problem, found)
+        margins = margin_bounds(problem, found)
         return [self._outcome(margin, x) for margin, x in zip(margins, found, strict=True)]
 
-    def _outcome(self, margin: float, x: Tensor) -> Outcome:
-        if not math.isfinite(margin):
-            return undecided(self.name, f"{self.name}: {'NaN' if math.isnan(margin) else 'infinite'} output")
-        if margin <= 0:
-            return Outcome(Verdict.FALSIFIED, -INF, margin, self.name, counterexample=x.clone())
-        return undecided(self.name, "no counterexample found", upper=margin)
+    def _outcome(self, margin: Margin, x: Tensor) -> Outcome:
+        lower, upper = margin
+        if not math.isfinite(upper):
+            return undecided(self.name, f"{self.name}: NaN or infinite output")
+        if upper <= 0:
+            return Outcome(Verdict.FALSIFIED, -INF, upper, self.name, counterexample=x.clone())
+        return undecided(self.name, NEAR_TIE if lower <= 0 else "no counterexample found", upper=upper)
 
 
 def _closer(before: Outcome | None, after: Outcome) -> Outcome:

@@ -80,7 +80,7 @@ class Milp:
     def _decide(self, problem: Problem, generator: torch.Generator) -> Outcome:
         end = time.perf_counter() + self.timeout
         with torch.no_grad():
-            bounds = self.proof.relaxation.bounds(*problem)
+            bounds = self.proof.relaxation.bounds(*problem, rigorous=True)
             lowers: list[float] = clause_margins(bounds.margins, problem.spec.clause)[0].tolist()
             program = Program(problem, bounds.pre)
         if not all(map(math.isfinite, lowers)):
