@@ -185,7 +185,7 @@ def test_equals_the_naive_reference(name: str, net: str, radius: str) -> None:
             close(bounds.pre[node].upper[sample].flatten(), high)
 
 
-@pytest.mark.parametrize("name", REFERENCE.keys() & {"crown_ibp", "deeppoly"})
+@pytest.mark.parametrize("name", ["crown_ibp", "deeppoly"])
 @pytest.mark.parametrize(("slope", "rule"), [("adaptive", "adaptive"), ("zero", "zero"), ("parallel", "chord")])
 def test_slope_rules_equal_the_naive_reference(name: str, slope: str, rule: str) -> None:
     box, spec = problem("leaky", "large")
