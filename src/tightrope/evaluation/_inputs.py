@@ -21,7 +21,7 @@ from tightrope.core.protocols import Verifier
 from tightrope.core.spec import Spec, check_spec
 from tightrope.errors import InputError
 from tightrope.records.image import NATURAL
-from tightrope.verifiers._merge import merge, numbered
+from tightrope.verifiers._merge import merge, numbered, within
 from tightrope.verifiers._problem import INF, NEAR_TIE, Margin, Problem, margin_bounds, undecided
 
 DTYPES = (torch.float32, torch.float64)
@@ -90,16 +90,15 @@ class Inputs:
 
     def problem(self, images: Sequence[int], eps: Sequence[Fraction]) -> Problem:
         """Boxes and properties of some images, each with a radius of its own."""
-        where = torch.tensor(images, device=self.x.device)
-        radius = torch.tensor([round_up(each) for each in eps], dtype=torch.float64, device=self.x.device)
-        box: Box = linf_box(self.x[where], radius.reshape(-1, *[1] * (self.x.dim() - 1)))
+        where = self._where(images)
+        box: Box = linf_box(self.x[where], self._radii(eps))
         spec = check_spec(self.make_spec(self.labels[where]), len(images), self.network.num_outputs)
         matrix, offset = (_exactly(t, self.x.dtype, "The specs") for t in (spec.matrix, spec.offset))
         return Problem(self.network, self.params, box, Spec(matrix, offset, spec.clause))
 
     def clean(self, images: Sequence[int]) -> list[Outcome]:
         """What the images themselves decide: nothing but that those that are not natural are falsified."""
-        x = self.x[torch.tensor(images, device=self.x.device)]
+        x = self.x[self._where(images)]
         margins = margin_bounds(self.problem(images, [Fraction(0)] * len(images)), x)
         return [_at_clean(margin, point) for margin, point in zip(margins, x, strict=True)]
 
@@ -128,21 +127,15 @@ class Inputs:
         generator = derived_generator(self.x.device, self.seed, *draw)
         with numbered(images):
             found = merge(problem, known, verifier.verify(network, params, box, spec, generator=generator))
-        return [
-            self._exact(problem.rows([row]), image, radius, outcome)
-            for row, (image, radius, outcome) in enumerate(zip(images, eps, found, strict=True))
-        ]
+        return within(problem, inner_box(self.x[self._where(images)], self._radii(eps)), found)
 
-    def _exact(self, problem: Problem, image: int, eps: Fraction, outcome: Outcome) -> Outcome:
-        """The outcome, with a counterexample in the exact box, as the box that is bounded is a little larger."""
-        if outcome.counterexample is None:
-            return outcome
-        lower, upper = inner_box(self.x[image : image + 1], eps)
-        x = torch.minimum(torch.maximum(outcome.counterexample[None], lower), upper)
-        [margin] = margin_bounds(problem, x)
-        if margin.upper <= 0:
-            return replace(outcome, upper=margin.upper, counterexample=x[0])
-        return undecided(outcome.method, "the counterexample is outside the exact box by rounding", margin.upper)
+    def _where(self, images: Sequence[int]) -> Tensor:
+        return torch.tensor(images, device=self.x.device)
+
+    def _radii(self, eps: Sequence[Fraction]) -> Tensor:
+        """One a sample, which broadcasts against the images."""
+        radii = torch.tensor([round_up(each) for each in eps], dtype=torch.float64, device=self.x.device)
+        return radii.reshape(-1, *[1] * (self.x.dim() - 1))
 
     def facts(self) -> dict[str, Any]:
         """What results depend on, as far as the inputs tell."""
