@@ -18,7 +18,7 @@ from tightrope.ops.tap import Tap
 class PoolAxis(NamedTuple):
     """Windows along one axis of an image: how many, and what each sees."""
 
-    count: int
+    number: int
     kernel: int
     stride: int
     padding: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 from tightrope.errors import InputError
@@ -13,13 +14,14 @@ from tightrope.frontend._sexpr import Form, shown
 MOST_CASES = 20_000
 MOST_COMPARISONS = 2_000_000
 _LONGEST_NUMBER = 20_000  # bits
+_MINUS = Fraction(-1)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 class Bound(NamedTuple):
-    """Input number ``index`` is at most ``value`` (at least, where not ``upper``), and not equal to it where strict."""
+    """X_i is at most ``value`` (at least, where not ``upper``), and not equal to it where strict."""
 
-    index: int
+    i: int
     value: Fraction
     upper: bool
     strict: bool
@@ -74,7 +76,7 @@ def cases_of(form: Form, names: Names, *, negated: bool = False) -> Cases:
         return _all(found) if negated else _any(found)
     if word in _COMPARISONS and len(parts) >= 2:
         terms = [_linear(part, names) for part in parts]
-        pairs = (_COMPARISONS[word](a, b, negated) for a, b in zip(terms, terms[1:], strict=False))
+        pairs = (_COMPARISONS[word](a, b, negated) for a, b in pairwise(terms))
         return _any(pairs) if negated else _all(pairs)
     raise InputError(f"{shown(form)} is not supported: and, or, not, =>, <=, >=, <, > and = of linear terms are.")
 
@@ -154,7 +156,7 @@ _COMPARISONS: dict[str, Callable[[_Linear, _Linear, bool], Cases]] = {
 
 def _below(a: _Linear, b: _Linear, *, strict: bool) -> Cases:
     """a <= b, or a < b."""
-    inputs, outputs, constant = _sum([a, b.times(Fraction(-1))])
+    inputs, outputs, constant = _sum([a, b.times(_MINUS)])
     if inputs and outputs:
         raise InputError("A comparison is about inputs and outputs at once; only one of them is supported.")
     if len(inputs) > 1:
@@ -179,7 +181,9 @@ def _linear(form: Form, names: Names) -> _Linear:
     if word == "+":
         return _sum(parts)
     if word == "-":
-        return parts[0].times(Fraction(-1)) if len(parts) == 1 else _sum([parts[0], _sum(parts[1:]).times(Fraction(-1))])
+        return (
+            parts[0].times(Fraction(-1)) if len(parts) == 1 else _sum([parts[0], _sum(parts[1:]).times(Fraction(-1))])
+        )
     if word == "*":
         return _product(parts)
     if word == "/" and len(parts) > 1:
@@ -210,8 +214,11 @@ def _sum(parts: Iterable[_Linear]) -> _Linear:
             for index, value in more.items():
                 total[index] = _sized(total.get(index, Fraction(0)) + value)
         constant = _sized(constant + part.constant)
-    kept = ({i: value for i, value in total.items() if value} for total in (inputs, outputs))
-    return _Linear(*kept, constant)
+    return _Linear(_nonzero(inputs), _nonzero(outputs), constant)
+
+
+def _nonzero(terms: Mapping[int, Fraction]) -> dict[int, Fraction]:
+    return {i: value for i, value in terms.items() if value}
 
 
 def _product(parts: Sequence[_Linear]) -> _Linear:

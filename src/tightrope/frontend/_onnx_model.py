@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,7 +130,7 @@ def _node(node: Any, index: int, opset: int) -> OnnxNode:
 
 def _attribute(attribute: Any) -> Any:
     kinds = attribute.AttributeType
-    readers = {
+    readers: dict[int, Callable[[], Any]] = {
         kinds.INT: lambda: int(attribute.i),
         kinds.FLOAT: lambda: float(attribute.f),
         kinds.STRING: lambda: attribute.s.decode("utf-8", "replace"),
@@ -151,7 +151,7 @@ def tensor_array(tensor: Any) -> Array:
     onnx, numpy_helper = require("onnx", "onnx"), require("onnx.numpy_helper", "onnx")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise InputError(
-            f"The tensor {tensor.name!r} is stored in another file (external data), which is not read. Store everything "
+            f"The tensor {tensor.name!r} is stored in another file (external data), which is not read. Store all "
             "in one file: onnx.save_model(onnx.load(path), new_path)."
         )
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}

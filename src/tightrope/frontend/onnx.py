@@ -420,8 +420,8 @@ def _slice(c: _Converter, node: OnnxNode, x: Operand, *operands: Operand | None)
     axes = tuple(range(len(starts))) if axes is None else axes
     for start, end, axis, step in zip(starts, ends, axes, steps or (1,) * len(starts), strict=True):
         axis = _axis(axis, len(x.shape))
-        end = None if step < 0 and end < -x.shape[axis] else end
-        x = _taken(c, x, axis, np.arange(x.shape[axis])[slice(start, end, step)])
+        stop = None if step < 0 and end < -x.shape[axis] else end
+        x = _taken(c, x, axis, np.arange(x.shape[axis])[slice(start, stop, step)])
     return x
 
 
@@ -446,7 +446,9 @@ def _concat(c: _Converter, node: OnnxNode, *parts: Operand | None) -> Operand:
     axis = _axis(node.get("axis", 0), dims)
     shapes = [sample_shape(value.shape) for value in values]
     offset = dims - len(shapes[0])
-    if axis < offset or any(len(value.shape) != dims or len(s) != dims - offset for value, s in zip(values, shapes)):
+    if axis < offset or any(
+        len(value.shape) != dims or len(s) != dims - offset for value, s in zip(values, shapes, strict=True)
+    ):
         raise ValueError(f"joins {', '.join(str(value.shape) for value in values)} along the batch")
     op = Concat(axis - offset, tuple(shape[axis - offset] for shape in shapes))
     names = (c.shaped(value, shape) for value, shape in zip(values, shapes, strict=True))
@@ -547,7 +549,9 @@ def _min(c: _Converter, node: OnnxNode, *operands: Operand) -> Operand:
     return _negate(c, node, _max(c, node, *(_negate(c, node, operand) for operand in operands)))
 
 
-def _clip(c: _Converter, node: OnnxNode, x: Operand, low: Operand | None = None, high: Operand | None = None) -> Operand:
+def _clip(
+    c: _Converter, node: OnnxNode, x: Operand, low: Operand | None = None, high: Operand | None = None
+) -> Operand:
     limits = [
         np.array(node.get(key, 0.0)) if key in node.attributes else operand
         for key, operand in (("min", low), ("max", high))
@@ -691,9 +695,7 @@ def _conv_transpose(c: _Converter, node: OnnxNode, x: Operand, weight: Operand, 
         raise ValueError(f"has a bias {offset.shape} for {channels} channels")
     bias_key = None if offset is None else c.param("bias", offset, trainable=True)
     size = (int(kernel.shape[2]), int(kernel.shape[3]))
-    op = ConvTranspose2d(
-        key, bias_key, shape, channels, size, facts.stride, facts.begin, extra, facts.dilation, groups
-    )
+    op = ConvTranspose2d(key, bias_key, shape, channels, size, facts.stride, facts.begin, extra, facts.dilation, groups)
     if min(op.output_shape(shape)) < 1:
         raise ValueError(f"has more padding than output for images {shape}")
     _bounded(op.output_shape(shape))
@@ -736,7 +738,14 @@ def _global_average_pool(c: _Converter, node: OnnxNode, x: Operand) -> Operand:
     return c.from_image(c.builder.add(c.name, AvgPool2d(shape, size, size, (0, 0), math.prod(size)), name), dims)
 
 
-def _pad(c: _Converter, node: OnnxNode, x: Operand, pads: Operand | None = None, fill: Operand | None = None, axes: Operand | None = None) -> Operand:
+def _pad(
+    c: _Converter,
+    node: OnnxNode,
+    x: Operand,
+    pads: Operand | None = None,
+    fill: Operand | None = None,
+    axes: Operand | None = None,
+) -> Operand:
     value, amounts = _value(x), _list_option(node, "pads", pads)
     number = node.get("value", 0.0) if fill is None else _number(fill)
     if node.get("mode", "constant") != "constant" or number != 0 or axes is not None:

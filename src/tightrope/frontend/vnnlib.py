@@ -131,9 +131,9 @@ def parse_property(text: str) -> Property:
     """The property that a VNN-LIB 1.0 text describes.
 
     Declared are constants ``X_0 ...`` and ``Y_0 ...`` of type Real; asserted are formulas of ``and``, ``or``, ``not``,
-    ``=>`` over comparisons of linear terms, each about one input (a bound) or about outputs. Cases of a disjunction that
-    nothing satisfies are left out, as far as two comparisons at a time tell. An open end of a box counts as closed
-    for proofs, but is not part of a counterexample.
+    ``=>`` over comparisons of linear terms, each about one input (a bound) or about outputs. Cases of a
+    disjunction that nothing satisfies are left out, as far as two comparisons at a time tell. An open end of a box
+    counts as closed for proofs, but is not part of a counterexample.
 
     Raises:
         InputError: not such a text, naming the line; an input without bounds; or contradictory assertions, which would
@@ -232,23 +232,23 @@ def _box(bounds: Iterable[Bound], inputs: int) -> InputBox | None:
     ends: dict[bool, dict[int, Bound]] = {False: {}, True: {}}
     for bound in bounds:
         side = ends[bound.upper]
-        known = side.get(bound.index)
+        known = side.get(bound.i)
         if known is None or _tighter(bound, known):
-            side[bound.index] = bound
+            side[bound.i] = bound
     lower, upper = ends[False], ends[True]
     if missing := [i for i in range(inputs) if i not in lower or i not in upper]:
-        shown_names = ", ".join(f"X_{i}" for i in missing[:5])
-        raise InputError(
-            f"Inputs without a lower or an upper bound: {shown_names}{' ...' * (len(missing) > 5)}. Boxes must be finite."
-        )
+        shown_names = ", ".join(f"X_{i}" for i in missing[:5]) + " ..." * (len(missing) > 5)
+        raise InputError(f"Inputs without a lower or an upper bound: {shown_names}. Boxes must be finite.")
     if any(
         low.value > upper[i].value or (low.value == upper[i].value and (low.strict or upper[i].strict))
         for i, low in lower.items()
     ):
         return None
     return InputBox(
-        *(tuple(side[i].value for i in range(inputs)) for side in (lower, upper)),
-        *(frozenset(i for i, bound in side.items() if bound.strict) for side in (lower, upper)),
+        tuple(lower[i].value for i in range(inputs)),
+        tuple(upper[i].value for i in range(inputs)),
+        frozenset(i for i, bound in lower.items() if bound.strict),
+        frozenset(i for i, bound in upper.items() if bound.strict),
     )
 
 
