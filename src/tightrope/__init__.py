@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import plan as plan
     from tightrope.experiments.api import relaxation as relaxation
     from tightrope.experiments.api import smoother as smoother
+    from tightrope.experiments.export import export as export
     from tightrope.experiments.run import Run as Run
     from tightrope.experiments.verify import Verification as Verification
     from tightrope.experiments.verify import verify as verify
@@ -50,6 +51,7 @@ _HOME = {
     "core.spec": ("Spec", "margin_spec"),
     "errors": ("TightropeError",),
     "experiments.api": ("attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"),
+    "experiments.export": ("export",),
     "experiments.run": ("Run",),
     "experiments.verify": ("Verification", "verify"),
     "frontend.fx": ("from_module",),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import STARTED, certify, demo, listing, plan, train, verify
+from tightrope.cli import STARTED, certify, demo, export, listing, plan, train, verify
 
 app = typer.Typer(
     name="tightrope",
@@ -24,6 +24,7 @@ app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("verify")(verify.verify)
+app.command("export")(export.export)
 app.command("demo")(demo.demo)
 app.command("list")(listing.listing)
 

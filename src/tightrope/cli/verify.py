@@ -62,7 +62,7 @@ def _in_time(net: Path, prop: Path, timeout: float, left: float, memory: float, 
         with _alarm(left + 0.03 * timeout):
             return tr.verify(net, prop, timeout=left, memory_gib=memory, seed=seed)
     except _TimeUp:
-        return tr.Verification(Verdict.UNKNOWN, f"timeout of {timeout:g} s", timed_out=True)
+        return tr.Verification(Verdict.UNKNOWN, "timeout", timed_out=True)
 
 
 @contextmanager

@@ -168,7 +168,7 @@ class _Search:
         if not self._open:
             return Verdict.VERIFIED, "", False
         late = self._left() <= 0.05 * timeout
-        reason = f"timeout of {timeout:g} s" if late or not self._reason else self._reason
+        reason = "timeout" if late or not self._reason else self._reason
         count = len(self._prop.problems)
         return Verdict.UNKNOWN, reason + f"; {len(self._open)} of {count} boxes are open" * (count > 1), late
 

@@ -14,6 +14,8 @@ from tightrope.ops.relu import Relu
 from tightrope.ops.reshape import Reshape
 from tightrope.ops.tap import Tap
 
+LARGEST_SAMPLE = 2**27
+
 
 class PoolAxis(NamedTuple):
     """Windows along one axis of an image: how many, and what each sees."""
@@ -43,6 +45,8 @@ class Builder:
             ValueError: shapes that do not fit.
         """
         shape = op.output_shape(*(self.shapes[source] for source in inputs))
+        if math.prod(shape) > LARGEST_SAMPLE:
+            raise ValueError(f"makes samples of shape {shape}, which are too large")
         while name in self.shapes:
             name = f"{name}_"
         self._nodes.append(Node(name, op, inputs))

@@ -46,7 +46,7 @@ def _leaky_relu(c: Converter, node: OnnxNode, x: Operand) -> Operand:
 def _folded(a: Array, b: Array, combine: Callable[[Array, Array], Array]) -> Array:
     bounded(np.broadcast_shapes(a.shape, b.shape))
     with np.errstate(all="ignore"):  # what comes of it is refused as a weight
-        return combine(a, b)
+        return np.asarray(combine(a, b))
 
 
 def _add(c: Converter, node: OnnxNode, a: Operand, b: Operand, sign: int = 1) -> Operand:
@@ -102,7 +102,7 @@ def _div(c: Converter, node: OnnxNode, a: Operand, b: Operand) -> Operand:
 
 
 def _negate(c: Converter, node: OnnxNode, x: Operand) -> Operand:
-    return -x if isinstance(x, np.ndarray) else c.op(Scale(-1.0, c.builder.shapes[x.name]), x)
+    return np.asarray(-x) if isinstance(x, np.ndarray) else c.op(Scale(-1.0, c.builder.shapes[x.name]), x)
 
 
 def _max(c: Converter, node: OnnxNode, first: Operand, *rest: Operand) -> Operand:

@@ -34,6 +34,7 @@ class Value:
 Operand = Value | Array
 Handlers = Mapping[str, Callable[..., Operand | list[Operand]]]
 """By operator: called with the converter, the node and its operands; raises ValueError where it cannot."""
+_WITH_GAPS = {"Clip", "Dropout", "Pad", "Slice"}
 
 
 class Converter:
@@ -66,10 +67,14 @@ class Converter:
     def _apply(self, node: OnnxNode, operands: list[Operand | None]) -> Sequence[Operand]:
         self.name = re.sub(r"\W", "_", node.name, flags=re.ASCII)[:60] or node.op
         try:
+            if node.op not in _WITH_GAPS and any(operand is None for operand in operands):
+                raise ValueError("leaves out an input that it needs")
             found = self._handlers[node.op](self, node, *operands)
         except TightropeError:
             raise
-        except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
+        except TypeError:
+            raise UnsupportedLayerError(f"{node} has {len(node.inputs)} inputs, too few, too many or others.") from None
+        except (ValueError, IndexError, ArithmeticError, MemoryError) as error:
             raise UnsupportedLayerError(f"{node} {error}.") from None
         results = found if isinstance(found, list) else [found]
         if any(name for name in node.outputs[len(results) :]):

@@ -35,7 +35,6 @@ class OnnxNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
-    opset: int
 
     def get(self, key: str, default: T) -> T:
         """An attribute, of the type of its default.
@@ -89,43 +88,50 @@ def read_graph(source: Path | str | bytes) -> OnnxGraph:
         raise CorruptDataError(f"{where} is not an ONNX file ({' '.join(str(error).split())[:200]}).") from None
     if not model.graph.node:
         raise CorruptDataError(f"{where} is not an ONNX file: it has no graph with nodes.")
-    return _graph(model.graph, _opset(model, where), where)
+    _check_opset(model, where)
+    return _graph(model.graph, where)
 
 
-def _opset(model: Any, where: str) -> int:
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+def _check_opset(model: Any, where: str) -> None:
+    versions = [entry.version for entry in model.opset_import if _text(entry.domain) in ("", "ai.onnx")]
     if len(versions) != 1 or versions[0] not in OPSETS:
         found = ", ".join(map(str, versions)) or "none"
         raise UnsupportedLayerError(
             f"{where} uses operator set {found}; {OPSETS[0]} to {OPSETS[-1]} are supported. Export it again with one "
             "of these, or convert it with onnx.version_converter."
         )
-    return int(versions[0])
 
 
-def _graph(graph: Any, opset: int, where: str) -> OnnxGraph:
+def _graph(graph: Any, where: str) -> OnnxGraph:
     if graph.sparse_initializer:
         raise UnsupportedLayerError(f"{where} has sparse weights, which are not supported; store them as dense ones.")
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored]
+    stored = {_text(tensor.name) for tensor in graph.initializer}
+    inputs = [value for value in graph.input if _text(value.name) not in stored]
     if len(inputs) != 1 or len(graph.output) != 1:
-        names = ", ".join(value.name for value in [*inputs, *graph.output])
+        names = ", ".join(_text(value.name) for value in [*inputs, *graph.output])
         raise UnsupportedLayerError(
             f"{where} has {len(inputs)} inputs and {len(graph.output)} outputs ({names[:200]}); one of each is "
             "supported."
         )
-    nodes = _needed([_node(node, index, opset) for index, node in enumerate(graph.node)], graph.output[0].name)
-    used = {name for node in nodes for name in node.inputs} | {graph.output[0].name}
-    tensors = {t.name: tensor_array(t) for t in graph.initializer if t.name in used}
-    _check_order(nodes, {inputs[0].name, *tensors}, graph.output[0].name, where)
-    return OnnxGraph(nodes, tensors, inputs[0].name, graph.output[0].name, _input_shape(inputs[0], where))
+    begin, end = _text(inputs[0].name), _text(graph.output[0].name)
+    nodes = _needed([_node(node, index) for index, node in enumerate(graph.node)], end)
+    used = {name for node in nodes for name in node.inputs} | {end}
+    tensors = {_text(t.name): tensor_array(t) for t in graph.initializer if _text(t.name) in used}
+    _check_order(nodes, {begin, *tensors}, end, where)
+    return OnnxGraph(nodes, tensors, begin, end, _input_shape(inputs[0], where))
 
 
-def _node(node: Any, index: int, opset: int) -> OnnxNode:
-    op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-    name = node.name or (node.output[0] if node.output else f"number {index}")
-    attributes = {attribute.name: _attribute(attribute) for attribute in node.attribute}
-    return OnnxNode(name, op, tuple(node.input), tuple(node.output), attributes, opset)
+def _text(value: str | bytes) -> str:
+    """Protobuf hands over bytes where they are not UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+
+
+def _node(node: Any, index: int) -> OnnxNode:
+    op, domain = _text(node.op_type), _text(node.domain)
+    inputs, outputs = (tuple(_text(name) for name in names) for names in (node.input, node.output))
+    attributes = {_text(attribute.name): _attribute(attribute) for attribute in node.attribute}
+    name = _text(node.name) or (outputs[0] if outputs else f"number {index}")
+    return OnnxNode(name, op if domain in ("", "ai.onnx") else f"{domain}::{op}", inputs, outputs, attributes)
 
 
 def _attribute(attribute: Any) -> Any:

@@ -295,3 +295,36 @@ def _exact(value: Fraction) -> bool:
         return Fraction(float(value)) == value
     except OverflowError:
         return False
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def robustness_property(box: Box, label: int, num_classes: int, comment: str = "") -> str:
+    """VNN-LIB 1.0 for: over this box no class gets more than ``label``, nor as much.
+
+    Args:
+        box: of one sample in float64, without a batch axis. Its ends are written with the digits that float64 needs.
+        label: 0 .. num_classes - 1.
+        num_classes: at least 2.
+        comment: of the first line.
+
+    Raises:
+        InputError: a label out of range.
+
+    Example:
+        >>> side = torch.tensor([0.25], dtype=torch.float64)
+        >>> parse_property(robustness_property(Box(side, side), 0, 3)).problems[0].spec(3).matrix[0]
+        tensor([[ 1., -1.,  0.],
+                [ 1.,  0., -1.]], dtype=torch.float64)
+    """
+    if not 0 <= label < num_classes:
+        raise InputError(f"The label {label} is not in 0 .. {num_classes - 1}.")
+    lower, upper = (side.flatten().tolist() for side in box)
+    lines = [f"; {comment}"] * bool(comment)
+    lines += [f"(declare-const X_{i} Real)" for i in range(len(lower))]
+    lines += [f"(declare-const Y_{i} Real)" for i in range(num_classes)]
+    for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
+        lines += [f"(assert (>= X_{i} {low!r}))", f"(assert (<= X_{i} {high!r}))"]
+    unsafe = (f"    (and (>= Y_{i} Y_{label}))" for i in range(num_classes) if i != label)
+    return "\n".join([*lines, "(assert (or", *unsafe, "))", ""])
