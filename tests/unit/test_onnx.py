@@ -317,7 +317,7 @@ def test_all_unsupported_operators_are_named_at_once() -> None:
 
 
 def test_operators_of_other_domains_are_unsupported() -> None:
-    with pytest.raises(UnsupportedLayerError, match="com.example::Relu"):
+    with pytest.raises(UnsupportedLayerError, match=r"com\.example::Relu"):
         from_onnx(model([node("Relu", "x", domain="com.example")], (1, 4)))
 
 

@@ -25,6 +25,7 @@ from tightrope.ops.relu import Relu
 from tightrope.ops.reshape import Reshape
 from tightrope.ops.scale import Scale
 from tightrope.ops.shift import Shift
+from tightrope.ops.transpose import Transpose
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -60,6 +61,7 @@ _DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, torch.d
 _NEG: tuple[Any, ...] = (operator.neg, torch.neg, torch.negative, "neg", "neg_", "negative")
 _ARITHMETIC = frozenset((*_ADD, *_SUB, *_MUL, *_DIV, *_NEG))
 _CONCAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
+_PERMUTE: tuple[Any, ...] = (torch.permute, "permute")
 _MAXIMUM: tuple[Any, ...] = (torch.maximum, "maximum")
 _RESHAPE: tuple[Any, ...] = ("view", "reshape", torch.reshape)
 
@@ -220,6 +222,8 @@ class _Converter:
             if not all(isinstance(arg, _Value) for arg in args):
                 raise UnsupportedLayerError(f"{where} compares with a constant; only values can be compared so far.")
             return self._maximum(node.name, args[0], args[1], where)
+        if target in _PERMUTE:
+            return self._permute(node.name, args, kwargs, where)
         if target in _CONCAT:
             return self._concat(node.name, args, kwargs, where)
         if target in _RESHAPE:
@@ -230,8 +234,8 @@ class _Converter:
             return self._layer(_FUNCTIONS[target](*rest, **options), node.name, "", value, node.name)
         raise UnsupportedLayerError(
             f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, sigmoid, "
-            "tanh, flatten, avg_pool2d, max_pool2d, view, reshape, cat, maximum, +, - of branches, and +, -, *, / with "
-            "constants."
+            "tanh, flatten, avg_pool2d, max_pool2d, view, reshape, permute, cat, maximum, +, - of branches, and "
+            "+, -, *, / with constants."
         )
 
     def _max_pool(self, module: nn.MaxPool2d, value: _Value, name: str, where: str) -> _Value:
@@ -281,6 +285,14 @@ class _Converter:
             raise UnsupportedLayerError(f"{where} along axis {dim} mixes samples; give an axis from 1 to {dims - 1}.")
         sizes = tuple(part.shape[axis - 1] if axis <= len(part.shape) else 0 for part in tensors)
         return self._add(name, Concat(axis - 1, sizes), tuple(tensors), where)
+
+    def _permute(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: str) -> _Value:
+        value, first, *rest = (*args, *kwargs.values())
+        dims = tuple(first) if isinstance(first, tuple | list) else (first, *rest)
+        order = [dim % (len(value.shape) + 1) for dim in dims]
+        if order[:1] != [0]:
+            raise UnsupportedLayerError(f"{where} by {dims} moves the batch axis, which must stay first.")
+        return self._add(name, Transpose(tuple(dim - 1 for dim in order[1:])), (value,), where)
 
     def _constant(self, value: Any, against: _Value, where: str) -> str | float:
         """A Python number, or the key of a tensor that broadcasts against one sample without enlarging it."""
