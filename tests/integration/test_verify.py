@@ -62,7 +62,7 @@ def net(tmp_path: Path) -> Path:
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
     def write(assertions: str) -> Path:
-        path = tmp_path / "property.vnnlib"
+        path = tmp_path / f"property-{len(list(tmp_path.iterdir()))}.vnnlib"
         path.write_text(DECLARED + BOX + assertions)
         return path
 
@@ -83,7 +83,7 @@ CASES = {
     "one of several": ("(assert (or (>= Y_0 2.5) (<= Y_1 0.5) (>= Y_0 1.75)))", "falsified", 10),
     "none of several": ("(assert (or (>= Y_0 2.5) (<= Y_1 0.5) (and (>= Y_0 1.5) (>= Y_1 1.5))))", "verified", 0),
     "every box": (
-        "(assert (or (and (<= X_0 0) (>= Y_0 2.1)) (and (>= X_0 0) (<= X_1 0.25) (>= Y_0 1.26))))",
+        "(assert (or (and (<= X_0 0) (>= Y_0 2.1)) (and (>= X_0 0) (<= -0.25 X_1 0.25) (>= Y_0 1.26))))",
         "verified",
         0,
     ),
@@ -161,6 +161,16 @@ def test_random_networks_agree_with_a_grid(tmp_path: Path) -> None:
         for gap, expected in ((-0.05, tr.Verdict.FALSIFIED), (0.5, tr.Verdict.VERIFIED)):
             prop = parse_property(f"{DECLARED}{BOX}(assert (>= Y_0 {largest + gap!r}))")
             assert tr.verify((network, params), prop, timeout=20).verdict is expected
+
+
+def test_values_with_two_axes_are_cut_too() -> None:
+    """Neurons of a matrix, by branch and bound: |x| of two entries is at most 1."""
+    module = nn.Sequential(nn.Unflatten(1, (2, 1)), _Rows(), nn.Flatten())
+    prop = "(assert (or (>= Y_0 {0}) (>= Y_1 {0})))"
+    for threshold, expected in ((1.01, tr.Verdict.VERIFIED), (0.99, tr.Verdict.FALSIFIED)):
+        source = tr.from_module(module, (2,))
+        found = tr.verify(source, parse_property(DECLARED + BOX + prop.format(threshold)), timeout=20)
+        assert found.verdict is expected
 
 
 # ------------------------------------------------------------------------------------------- what ends as unknown
@@ -305,6 +315,13 @@ MODULES = {
     "max pool": lambda: nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(12, 2)),
     "branches": lambda: _Branches(),
 }
+
+
+class _Rows(nn.Module):
+    """|x| of every entry."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu() + (-x).relu()
 
 
 class _Branches(nn.Module):
