@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import smoother as smoother
     from tightrope.experiments.export import export as export
     from tightrope.experiments.run import Run as Run
+    from tightrope.experiments.stages import cascade as cascade
     from tightrope.experiments.verify import Verification as Verification
     from tightrope.experiments.verify import verify as verify
     from tightrope.frontend.fx import from_module as from_module
@@ -53,6 +54,7 @@ _HOME = {
     "experiments.api": ("attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"),
     "experiments.export": ("export",),
     "experiments.run": ("Run",),
+    "experiments.stages": ("cascade",),
     "experiments.verify": ("Verification", "verify"),
     "frontend.fx": ("from_module",),
     "frontend.onnx": ("from_onnx",),
