@@ -47,7 +47,7 @@ class Verification:
 
     Attributes:
         verdict: VERIFIED, FALSIFIED or UNKNOWN.
-        reason: of UNKNOWN, and whether it is the time.
+        reason: of UNKNOWN.
         timed_out: whether only more time could tell.
         inputs: of a counterexample, exact and in the box.
         outputs: of the network there.
