@@ -34,6 +34,8 @@ def optimised(items: Items, part: Subproblems, ascent: Ascent, stop: Callable[[]
 
     Good variables are found in float32, as any are sound; their bounds are computed in the dtype of the problem.
     """
+    if part.size == 0:
+        return part
     part = _evaluated(items, part, part.variables)
     todo = (~(part.lower > 0)).nonzero()[:, 0]
     if ascent.steps == 0 or len(todo) == 0 or stop():

@@ -45,7 +45,7 @@ def solutions(bound: Lagrangian) -> Iterator[tuple[Subproblems, Tensor]]:
         rows, neurons = bound.evaluate(x, lines)
         return rows[0], (part.signs * neurons)[0, split]
 
-    forms = zip(torch.func.jacrev(linear)(centre), linear(centre), strict=True)
+    forms = zip(torch.autograd.functional.jacobian(linear, centre), linear(centre), strict=True)
     rows, signs = (_scaled((gradient * radius).flatten(1), offset) for gradient, offset in forms)
     largest = rows.size.max()
     share = rows.size / largest

@@ -110,6 +110,7 @@ class Items:
     Args:
         problem: what is to be decided.
         relaxation: of the pre-activation bounds.
+        pre: those that are known already.
 
     Attributes:
         margins: the relaxation's bounds of the clauses, (batch, clauses).
@@ -117,11 +118,13 @@ class Items:
         sample: of each item, (items,).
     """
 
-    def __init__(self, problem: Problem, relaxation: Relaxation) -> None:
+    def __init__(
+        self, problem: Problem, relaxation: Relaxation, pre: Mapping[str, Interval] | None = None
+    ) -> None:
         network, params, box, spec = problem
         self.problem, self._relaxation = problem, relaxation
         with torch.no_grad():
-            self._bounds = relaxation.bounds(network, params, box, spec)
+            self._bounds = relaxation.bounds(network, params, box, spec, pre=pre)
         self.margins = clause_margins(self._bounds.margins, spec.clause)
         self.neurons = Neurons(network, self._bounds.pre, box.lower)
         self.sample = torch.arange(problem.size, device=box.lower.device).repeat_interleave(self.margins.shape[1])

@@ -20,6 +20,7 @@ from tightrope.core.spec import Spec
 from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
+from tightrope.verifiers._intermediate import tightened
 from tightrope.verifiers._leaf import solutions
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
 from tightrope.verifiers._queue import Queue
@@ -54,6 +55,7 @@ class Bab:
         batch_size: subproblems bounded together; halved where they do not fit the memory.
         memory_gib: for open subproblems. When it is used up, those closest to a proof come first, which needs no more.
         root_steps: gradient steps for a whole clause.
+        pre_steps: gradient steps for the pre-activation bounds of samples of which some clause is not proved by then.
         steps: gradient steps for a subproblem.
         name: of this stage in outcomes and records.
 
@@ -73,21 +75,22 @@ class Bab:
     attack: Attack = field(default_factory=lambda: Pgd(restarts=2, steps=40, decay=_DECAY, loss="margin"))
     relaxation: Relaxation = field(default_factory=Deeppoly)
     branching: Branching = field(default_factory=Filtered)
-    edges: int = 4
+    edges: int = 8
     timeout: float = 60.0
     batch_size: int = 64
     memory_gib: float = 2.0
     root_steps: int = 30
+    pre_steps: int = 10
     steps: int = 12
     name: str = "bab"
 
     def __post_init__(self) -> None:
         if not (self.timeout >= 0 and self.memory_gib > 0):
             raise InputError(f"bab needs timeout >= 0 and memory_gib > 0, got {self.timeout} and {self.memory_gib}.")
-        if self.batch_size < 1 or min(self.root_steps, self.steps, self.edges) < 0:
+        if self.batch_size < 1 or min(self.root_steps, self.pre_steps, self.steps, self.edges) < 0:
             raise InputError(
-                f"bab needs batch_size >= 1, root_steps, steps and edges >= 0, got {self.batch_size}, "
-                f"{self.root_steps}, {self.steps} and {self.edges}."
+                f"bab needs batch_size >= 1, root_steps, pre_steps, steps and edges >= 0, got {self.batch_size}, "
+                f"{self.root_steps}, {self.pre_steps}, {self.steps} and {self.edges}."
             )
 
     @full_precision()
@@ -141,7 +144,20 @@ class _Search:
         unknown = _of_items(items, [not progress.reason for progress in samples])
         todo = unknown & _of_items(items, [p.counterexample is None for p in samples]) & ~(roots.lower > 0)
         self._queue.add(items.sample[unknown & ~todo], roots.rows(unknown & ~todo))
-        self._bound(roots.rows(todo), self._options.root_steps, stop)
+        part = self._tightened(optimised(items, roots.rows(todo), Ascent(self._options.root_steps), stop), stop)
+        self._bound(part, self._options.root_steps, stop)
+
+    def _tightened(self, part: Subproblems, stop: Callable[[], bool]) -> Subproblems:
+        """Whole clauses that are not proved yet, with optimised bounds of their neurons."""
+        left = ~(part.lower > 0)
+        if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
+            return part
+        sample = self._items.sample[part.item]
+        which, row = sample[left].unique(return_inverse=True)
+        (lower, upper), _ = tightened(self._items, which, Ascent(self._options.pre_steps), stop)
+        pre_lower, pre_upper = part.pre_lower.clone(), part.pre_upper.clone()
+        pre_lower[left], pre_upper[left] = lower[row], upper[row]
+        return part._replace(pre_lower=pre_lower, pre_upper=pre_upper)
 
     def advance(self, part: Subproblems) -> None:
         """Decide the subproblems, or put what they are cut into in their place."""
@@ -175,8 +191,7 @@ class _Search:
 
     def _bound(self, part: Subproblems, steps: int, stop: Callable[[], bool]) -> None:
         """Optimise bounds, try the inputs where they are attained, and put what is left into the queue."""
-        if part.size:
-            part = optimised(self._items, part, Ascent(steps), stop)
+        part = optimised(self._items, part, Ascent(steps), stop)
         left = part.rows(~(part.lower > 0))
         if left.size:
             self._attack(left)
