@@ -40,7 +40,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def row_dot(rows: Tensor, x: Tensor) -> Tensor:
     """The products of each sample's rows (batch, rows, n) with its vector (batch or 1, n): (batch, rows)."""
-    found: Tensor = _RowDot.apply(rows, x.expand(rows.shape[0], -1))  # type: ignore[no-untyped-call]
+    x = x.expand(rows.shape[0], -1)
+    if not torch.is_grad_enabled() and runs_plainly():  # calling it as a function of autograd costs more than itself
+        return _RowDot.forward(rows, x)
+    found: Tensor = _RowDot.apply(rows, x)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -27,7 +27,7 @@ from tightrope.core.op import AffineOp, ElementwiseOp, Tilt
 from tightrope.core.protocols import Relaxation
 from tightrope.core.spec import Spec, clause_margins, evaluate
 from tightrope.relaxations._backward import Engine
-from tightrope.relaxations._interval import forward_intervals
+from tightrope.relaxations._interval import Forward, forward_intervals
 from tightrope.verifiers._merge import magnitudes, unit_roundoff
 from tightrope.verifiers._neurons import Neurons
 from tightrope.verifiers._problem import Problem
@@ -141,6 +141,7 @@ class Items:
         network, params, box, spec = self.problem
         weights = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}
         items = copy(self)
+        items.__dict__.pop("_forward", None)  # is computed anew
         spec = spec._replace(matrix=spec.matrix.float(), offset=spec.offset.float())
         items.problem = Problem(network, weights, Box(*(end.float() for end in box)), spec)
         items.neurons = self.neurons.single()
@@ -157,6 +158,21 @@ class Items:
         lower = self.margins.flatten() - self.rounding(item, Variables(slopes, none, weights))
         box_lower, box_upper = (end[self.sample] for end in self.problem.box)
         return Subproblems(item, box_lower, box_upper, *pre, none, slopes, none, weights, lower)
+
+    def forward(self, part: Subproblems) -> Forward:
+        """The interval pass as far as the network is affine; that of the samples, where their boxes are not cut."""
+        network, params, box, _ = self.problem
+        sample = self.sample[part.item]
+        differentiated = part.box_lower.requires_grad or part.box_upper.requires_grad
+        if not differentiated and all(torch.equal(end, whole[sample]) for end, whole in zip(part.box, box, strict=True)):
+            return self._forward.rows(sample)
+        return forward_intervals(network, params, part.box, only=network.affine_prefix)
+
+    @cached_property
+    def _forward(self) -> Forward:
+        network, params, box, _ = self.problem
+        with torch.no_grad():
+            return forward_intervals(network, params, box, only=network.affine_prefix)
 
     def spec(self, item: Tensor) -> Spec:
         """The clauses of items, (batch, rows of the longest clause, outputs); shorter ones repeat their first row."""
@@ -193,7 +209,11 @@ class Lagrangian:
         self.network, self._params, self._spec = network, items.problem.params, items.spec(part.item)
         self._split = bool((part.signs != 0).any())
         self._intervals = items.neurons.intervals(items.sample[part.item], part.pre)
-        self._forward = forward_intervals(network, self._params, part.box, only=network.affine_prefix)
+        self._forward = items.forward(part)
+
+    def single(self) -> Lagrangian:
+        """The same in float32, for what need not be exact."""
+        return Lagrangian(self.items.single, self.part.single())
 
     def __call__(self, variables: Variables) -> Tensor:
         """Lower bounds of the clauses' margins on the subproblems, less the estimate of rounding, (batch,)."""
