@@ -141,7 +141,8 @@ def gradient_of(objective: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor)
     the compiler (a second and more of a process's start).
     """
     if not runs_plainly():
-        return torch.func.grad(objective, has_aux=True)(x)
+        found: tuple[Tensor, Tensor] = torch.func.grad(objective, has_aux=True)(x)
+        return found
     with torch.enable_grad():
         point = x.detach().requires_grad_()
         value, rest = objective(point)

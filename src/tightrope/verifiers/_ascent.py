@@ -90,8 +90,8 @@ def ascend(bound: Lagrangian, ascent: Ascent, stop: Callable[[], bool] = lambda:
 
 
 def _begin(part: Subproblems, ascent: Ascent) -> _State:
-    zeros = (Variables(*(torch.zeros_like(value) for value in part.variables)) for _ in range(2))
-    return _State(part.variables, *zeros, _rates(part, ascent))
+    mean, square = (Variables(*(torch.zeros_like(value) for value in part.variables)) for _ in range(2))
+    return _State(part.variables, mean, square, _rates(part, ascent))
 
 
 def _moved(leaves: Variables, grads: Sequence[Tensor], state: _State, decay: float, step: int) -> Variables:
