@@ -102,6 +102,11 @@ CASES = {
     "matmul": Case(("N", 4), [node("MatMul", "x w", "a"), node("Add", "b a")], {"w": W.T, "b": B}),
     "matmul, constant first": Case((4, 1), [node("MatMul", "w x")], {"w": W}),
     "matmul of rows": Case((1, 3, 4), [node("MatMul", "x w")], {"w": W.T}),
+    "two layers of rows": Case(
+        (1, 3, 4),
+        [node("MatMul", "x w", "a"), node("Relu", "a", "b"), node("MatMul", "v b")],
+        {"w": W.T, "v": weights(2, 3)},
+    ),
     "matmul of columns": Case((1, 4, 3), [node("MatMul", "w x")], {"w": W}),
     "matmul of a vector": Case((4,), [node("MatMul", "x w")], {"w": W.T}),
     "matmul with a vector": Case((1, 3, 4), [node("MatMul", "x w")], {"w": weights(4)}),
@@ -290,7 +295,7 @@ def test_files_compressed_or_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["deeppoly", "crown_ibp", "ibp"])
-@pytest.mark.parametrize("case", ["channels last", "conv, uneven pads", "matmul of rows", "max and min", "slice"])
+@pytest.mark.parametrize("case", ["channels last", "conv, uneven pads", "two layers of rows", "max and min", "slice"])
 def test_bounds_of_imported_networks_hold(case: str, name: str) -> None:
     content = model(CASES[case].nodes, CASES[case].shape, CASES[case].opset, **CASES[case].tensors)
     net, params = from_onnx(content)
@@ -317,7 +322,7 @@ def test_all_unsupported_operators_are_named_at_once() -> None:
 
 
 def test_operators_of_other_domains_are_unsupported() -> None:
-    with pytest.raises(UnsupportedLayerError, match="com.example::Relu"):
+    with pytest.raises(UnsupportedLayerError, match=r"com\.example::Relu"):
         from_onnx(model([node("Relu", "x", domain="com.example")], (1, 4)))
 
 

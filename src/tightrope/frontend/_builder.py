@@ -27,6 +27,29 @@ class PoolAxis(NamedTuple):
     dilation: int
 
 
+def pool_axis(size: int, windows: tuple[int, int, int], pads: tuple[int, int], *, ceil: bool) -> PoolAxis:
+    """Windows along an axis of that size.
+
+    Args:
+        size: of the axis.
+        windows: kernel, stride and dilation.
+        pads: before and behind.
+        ceil: whether there is a window more where the last one leaves something over.
+
+    Raises:
+        ValueError: the windows do not fit.
+    """
+    kernel, stride, dilation = windows
+    begin, end = pads
+    free = size + begin + end - dilation * (kernel - 1) - 1
+    number = (-(-free // stride) if ceil else free // stride) + 1
+    if ceil and (number - 1) * stride >= size + begin:
+        number -= 1  # no window starts behind the image
+    if number < 1:
+        raise ValueError(f"has a window larger than its padded input of size {size}")
+    return PoolAxis(number, kernel, stride, begin, dilation)
+
+
 class Builder:
     """Adds nodes one after the other; every method returns the name of the node with the result.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tightrope.core.frame import Pair
-from tightrope.frontend._builder import PoolAxis
+from tightrope.frontend._builder import PoolAxis, pool_axis
 from tightrope.frontend._onnx_model import LARGEST_TENSOR, Array, OnnxNode
 
 
@@ -108,16 +108,10 @@ def pool_axes(facts: Windows, image: Sequence[int], *, ceil: bool) -> tuple[Pool
     Raises:
         ValueError: they do not fit.
     """
-    axes = []
-    for n, k, s, d, begin, end, extent in zip(image, *facts, facts.extent, strict=True):
-        free = n + begin + end - extent
-        count = (-(-free // s) if ceil else free // s) + 1
-        if ceil and (count - 1) * s >= n + begin:
-            count -= 1  # no window starts behind the image
-        if count < 1:
-            raise ValueError(f"has a window larger than its padded image of shape {tuple(image)}")
-        axes.append(PoolAxis(count, k, s, begin, d))
-    return axes[0], axes[1]
+    rows, columns = (
+        pool_axis(n, (k, s, d), (begin, end), ceil=ceil) for n, k, s, d, begin, end in zip(image, *facts, strict=True)
+    )
+    return rows, columns
 
 
 def pool_sizes(facts: Windows, image: Sequence[int], grid: Sequence[int], padded: bool) -> Array:
