@@ -37,6 +37,9 @@ class Transpose(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return 0
+
     def output_shape(self, *shapes: Shape) -> Shape:
         if sorted(self.axes) != list(range(len(shapes[0]))):
             raise ValueError(f"orders the axes of samples of shape {shapes[0]} as {self.axes}")
