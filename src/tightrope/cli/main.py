@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tightrope._version import __version__
-from tightrope.cli import STARTED, certify, demo, export, listing, plan, train, verify
+from tightrope.cli import STARTED
+
+_COMMANDS = {
+    "train": "train.train",
+    "plan": "plan.plan",
+    "certify": "certify.certify",
+    "verify": "verify.verify",
+    "export": "export.export",
+    "demo": "demo.demo",
+    "list": "listing.listing",
+}
+"""By name, the function below ``tightrope.cli``."""
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is asked for: the seconds of ``verify --timeout`` are not for what ``train`` needs."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _imported(cmd_name) if cmd_name in _COMMANDS else None
+
+
+def _imported(name: str) -> Any:
+    module, function = _COMMANDS[name].split(".")
+    single = typer.Typer(add_completion=False)
+    single.command(name)(getattr(importlib.import_module(f"tightrope.cli.{module}"), function))
+    return typer.main.get_command(single)
+
+
+def _placeholder() -> None:
+    """Gives a command its name and its place in the list."""
+
 
 app = typer.Typer(
     name="tightrope",
+    cls=_Commands,
     help="Train neural networks that are provably robust, and prove it.",
     epilog=(
         "Exit codes: 0 done or verified, 2 bad input, 10 falsified, 20 unknown, 30 an invariant is violated, "
@@ -20,13 +53,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("train")(train.train)
-app.command("plan")(plan.plan)
-app.command("certify")(certify.certify)
-app.command("verify")(verify.verify)
-app.command("export")(export.export)
-app.command("demo")(demo.demo)
-app.command("list")(listing.listing)
+for _name in _COMMANDS:
+    app.command(_name)(_placeholder)
 
 
 def _show_version(wanted: bool) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from tightrope.core.extras import require
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
 from tightrope.records.run import EpochRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Colours of Okabe and Ito: distinguishable with colour-blind eyes and in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -29,8 +31,7 @@ def accuracies(
         title: above both.
         path: the picture to write; the ending decides the format.
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(10, 4.2)
     figure.suptitle(title)
     bars, lines = figure.subplots(1, 2, width_ratios=(3, 2))
     _accuracy_bars(bars, summaries)
@@ -47,8 +48,7 @@ def radius_curve(found: RadiusSummary, title: str, path: Path) -> None:
         title: above it.
         path: the picture to write; the ending decides the format.
     """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(6, 4)
     axes = figure.subplots()
     radii = [float(Fraction(point.eps)) for point in found.curve]
     for colour, kind in zip(COLOURS[1:], ("adversarial", "certified"), strict=False):
@@ -65,6 +65,13 @@ def radius_curve(found: RadiusSummary, title: str, path: Path) -> None:
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    figure: Figure = require("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+    require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    return figure
 
 
 def _accuracy_bars(axes: Axes, summaries: Mapping[str, Summary]) -> None:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
+from tightrope.core.extras import require
 from tightrope.verifiers._subproblems import Lagrangian, Subproblems
 
 Array = npt.NDArray[np.float64]
@@ -81,6 +81,7 @@ def _minimise(rows: _Forms, signs: _Forms, penalty: float) -> tuple[Array, Array
     bounds = [(-1.0, 1.0)] * inputs + [(None, None), (0.0, None)]
     cost = np.concatenate([np.zeros(inputs), [1.0, penalty]])
     if np.isfinite(matrix).all():
+        linprog = require("scipy.optimize").linprog
         result = linprog(cost, matrix, np.concatenate([-rows.offset, signs.offset]), bounds=bounds, method="highs")
         if result.status == 0:
             dual = np.maximum(-result.ineqlin.marginals, 0.0)
