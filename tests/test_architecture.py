@@ -119,6 +119,13 @@ def test_importing_it_does_not_import_torch(module: str) -> None:
     assert run_python(f"import sys, {module}; print('torch' in sys.modules)") == "False"
 
 
+def test_verify_starts_without_what_it_does_not_need() -> None:
+    """Its time limit counts from the start of the program, and each of these costs a tenth of a second or more."""
+    heavy = {"matplotlib", "scipy", "sklearn", "pooch", "pandas", "onnx", "onnxruntime", "torch._dynamo"}
+    code = "import sys, tightrope.cli.main, tightrope.cli.verify, tightrope; tightrope.verify; print(*sys.modules)"
+    assert not heavy.intersection(run_python(code).split())
+
+
 def test_public_names_are_there_and_typed() -> None:
     """Every name is imported on first use, listed by ``dir``, and imported for type checkers as well."""
     for name in tightrope.__all__:
