@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import plan as plan
     from tightrope.experiments.api import relaxation as relaxation
     from tightrope.experiments.api import smoother as smoother
+    from tightrope.experiments.audit import audit as audit
     from tightrope.experiments.run import Run as Run
     from tightrope.frontend.fx import from_module as from_module
     from tightrope.methods.certified import certified_loss as certified_loss
@@ -47,6 +48,7 @@ _HOME = {
     "core.spec": ("Spec", "margin_spec"),
     "errors": ("TightropeError",),
     "experiments.api": ("attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"),
+    "experiments.audit": ("audit",),
     "experiments.run": ("Run",),
     "frontend.fx": ("from_module",),
     "methods.certified": ("certified_loss",),

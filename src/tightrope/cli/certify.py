@@ -39,6 +39,9 @@ def certify(
     float32: Annotated[bool, typer.Option("--float32", help="Faster; rounding may exceed small margins.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the attack's starts.", min=0)] = 0,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Keep a certificate of every verdict, for tightrope audit.")
+    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Where the dataset lies. Default: $TIGHTROPE_DATA.")
     ] = None,
@@ -70,6 +73,7 @@ def certify(
             device=device,
             seed=seed,
             data_dir=data_dir,
+            evidence=evidence,
             out=out_,
             on_batch=on_batch,
         )

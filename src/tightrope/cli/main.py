@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import certify, demo, listing, plan, train
+from tightrope.cli import audit, certify, demo, listing, plan, train
 
 app = typer.Typer(
     name="tightrope",
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
+app.command("audit")(audit.audit)
 app.command("demo")(demo.demo)
 app.command("list")(listing.listing)
 

@@ -35,6 +35,8 @@ from tightrope.verifiers._problem import INF, Problem, concrete_margins, undecid
 
 DTYPES = (torch.float32, torch.float64)
 MakeSpec = Callable[[Tensor], Spec]
+Keep = Callable[[int, Problem, int, Outcome], None]
+"""Takes an outcome: the image's index, a problem, the image's position in it, and the outcome."""
 
 
 class Progress(NamedTuple):
@@ -72,6 +74,7 @@ def certify(
     batch_size: int,
     seed: int,
     header: Mapping[str, object],
+    keep: Keep | None = None,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Decide every image and record it; skip those that ``path`` already has.
@@ -92,6 +95,8 @@ def certify(
         seed: of everything the verifier draws.
         header: what else the results depend on (data set, split, verifier); JSON values. The key ``"run"`` is
             added: count, eps, dtype, batch size, seed and the SHA-256 of weights and samples.
+        keep: called with every outcome before its record is written, such as
+            :meth:`tightrope.evaluation.certificates.CertificateFolder.keep`.
         on_batch: called after every block, once it is on the disk.
 
     Returns:
@@ -106,7 +111,7 @@ def certify(
 
     Cost: two float64 forward passes and the verifier. KeyboardInterrupt loses the current block only.
     """
-    job = _Job(network, params, samples_x, labels, _text(eps), verifier, make_spec, batch_size, seed).checked()
+    job = _Job(network, params, samples_x, labels, eps_text(eps), verifier, make_spec, batch_size, seed, keep).checked()
     if path.suffix != ".jsonl":
         raise InputError(f"The records of a certification are JSON lines: {path} must end in .jsonl.")
     records = _resume(path, image.as_json({**header, "run": job.facts()}), job)
@@ -122,7 +127,7 @@ def certify(
     return summary
 
 
-def _text(eps: float | str | Fraction) -> str:
+def eps_text(eps: float | str | Fraction) -> str:
     """The exact radius as text; refuses what is none."""
     text = repr(float(eps)) if isinstance(eps, float) else str(eps).strip()  # a NumPy float has another repr
     parse_eps(text)
@@ -155,6 +160,7 @@ class _Job:
     make_spec: MakeSpec
     batch_size: int
     seed: int
+    keep: Keep | None = None
 
     @property
     def size(self) -> int:
@@ -220,6 +226,9 @@ class _Job:
             share = (time.perf_counter() - begin) / len(natural)
             for i, outcome in zip(natural, found, strict=True):
                 outcomes[i], seconds[i] = outcome, seconds[i] + share
+        if self.keep is not None:
+            for i, outcome in enumerate(outcomes):
+                self.keep(index[i], problem, i, outcome)
         return [self._record(index[i], i in natural, outcomes[i], seconds[i]) for i in range(len(index))]
 
     def _verify(self, problem: Problem, clean: list[Outcome], images: list[int]) -> list[Outcome]:

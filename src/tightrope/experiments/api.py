@@ -19,8 +19,10 @@ from tightrope.core.protocols import Attack, Relaxation, Smoother, TrainingMetho
 from tightrope.core.spec import Spec, check_spec, margin_spec
 from tightrope.data._loader import Samples, from_tensors, subset, to_unit
 from tightrope.errors import InputError
-from tightrope.evaluation.certify import Progress
+from tightrope.evaluation.certificates import CertificateFolder, folder_of
+from tightrope.evaluation.certify import Progress, eps_text
 from tightrope.evaluation.certify import certify as certify_images
+from tightrope.experiments.audit import source_of
 from tightrope.experiments.build import MakeSpec, build_job, build_plugins, check_labels, classification
 from tightrope.experiments.config import find_device, parse_config
 from tightrope.experiments.load import ConfigSource, load_config
@@ -28,6 +30,7 @@ from tightrope.experiments.plan import plan
 from tightrope.experiments.plugins import build_named, build_plugin
 from tightrope.experiments.run import Run, execute, load, read_started
 from tightrope.frontend.fx import from_module
+from tightrope.frontend.graph import canonical
 from tightrope.records.image import Summary
 from tightrope.training.events import Silent, Watcher
 from tightrope.verifiers.alpha_crown import AlphaCrown
@@ -171,6 +174,7 @@ def certify(
     float32: bool = False,
     device: str = "cpu",
     seed: int = 0,
+    evidence: bool = False,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
@@ -196,6 +200,8 @@ def certify(
         float32: faster; rounding errors may then exceed small margins.
         device: where to compute.
         seed: of the attack's starts.
+        evidence: write a certificate of every verified or falsified image, see :func:`audit`; beside the records, in
+            ``certificates/``.
         on_batch: called with a :class:`tightrope.evaluation.certify.Progress` after every batch.
 
     Raises:
@@ -215,20 +221,26 @@ def certify(
     dtype = torch.float32 if float32 else torch.float64
     names = list(relaxations)
     chosen = _attack(attack)
-    stages: list[Verifier] = [AttackVerifier(chosen), *(OneShot(relaxation(name), name) for name in names)]
-    stages += [AlphaCrown(), Bab(timeout=timeout)] if complete else []
+    stages: list[Verifier] = [AttackVerifier(chosen), *(OneShot(relaxation(name), name, evidence) for name in names)]
+    stages += [AlphaCrown(evidence=evidence), Bab(timeout=timeout, evidence=evidence)] if complete else []
     data_name = dataset if isinstance(dataset, str) else "data"
     check_labels(samples, network, spec)
     where = find_device(device)
+    path = _records_path(run, out, f"{data_name}-{split}", eps, dtype, complete)
+    images = to_unit(samples, dtype).to(where)
+    keep = None
+    if evidence:
+        model = canonical(network, params, source_of(run) if run else None)
+        keep = CertificateFolder(folder_of(path), model, images, samples.labels, eps_text(eps), spec is None).keep
     params = {name: value.to(where) for name, value in params.items()}
     return certify_images(
         network,
         params,
-        to_unit(samples, dtype).to(where),
+        images,
         samples.labels.to(where),
         eps=eps,
         verifier=Cascade(tuple(stages)),
-        path=_records_path(run, out, f"{data_name}-{split}", eps, dtype, complete),
+        path=path,
         make_spec=spec or classification(network, dtype),
         batch_size=batch_size,
         seed=seed,
@@ -238,7 +250,9 @@ def certify(
             "attack": repr(chosen),
             "relaxations": names,
             **({"complete": {"timeout": timeout}} if complete else {}),
+            **({"evidence": True} if evidence else {}),
         },
+        keep=keep,
         on_batch=on_batch,
     )
 

@@ -20,6 +20,7 @@ from tightrope.core.spec import Spec
 from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
+from tightrope.verifiers._evidence import Ledger, with_evidence
 from tightrope.verifiers._leaf import solutions
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
 from tightrope.verifiers._queue import Queue
@@ -56,6 +57,7 @@ class Bab:
         root_steps: gradient steps for a whole clause.
         steps: gradient steps for a subproblem.
         name: of this stage in outcomes and records.
+        evidence: keep what a proof rests on.
 
     Cost: exponential in the unstable neurons at worst.
 
@@ -80,6 +82,7 @@ class Bab:
     root_steps: int = 30
     steps: int = 12
     name: str = "bab"
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         if not (self.timeout >= 0 and self.memory_gib > 0):
@@ -112,7 +115,8 @@ class Bab:
             search.begin(stop)
         while (part := queue.take()) is not None:
             search.advance(part)
-        return [progress.outcome(self.name) for progress in queue.samples]
+        outcomes = [progress.outcome(self.name) for progress in queue.samples]
+        return with_evidence(outcomes, search.ledger) if self.evidence else outcomes
 
 
 class _Search:
@@ -121,6 +125,7 @@ class _Search:
     def __init__(self, problem: Problem, queue: Queue, options: Bab) -> None:
         self._problem, self._queue, self._options = problem, queue, options
         self._items = Items(problem, options.relaxation)
+        self.ledger = Ledger(self._items, options.relaxation)
         self._cuts_edges = math.prod(problem.network.input_shape) <= options.edges
 
     def judge(self, x: Tensor, sample: Sequence[int]) -> list[float]:
@@ -140,7 +145,7 @@ class _Search:
                 progress.settle(-INF, f"{'NaN' if math.isnan(margin) else 'infinite'} bound")
         unknown = _of_items(items, [not progress.reason for progress in samples])
         todo = unknown & _of_items(items, [p.counterexample is None for p in samples]) & ~(roots.lower > 0)
-        self._queue.add(items.sample[unknown & ~todo], roots.rows(unknown & ~todo))
+        self._add(roots.rows(unknown & ~todo))
         self._bound(roots.rows(todo), self._options.root_steps, stop)
 
     def advance(self, part: Subproblems) -> None:
@@ -180,7 +185,13 @@ class _Search:
         left = part.rows(~(part.lower > 0))
         if left.size:
             self._attack(left)
+        self._add(part)
+
+    def _add(self, part: Subproblems) -> None:
+        """Proved ones are evidence, others wait for their turn."""
         self._queue.add(self._items.sample[part.item], part)
+        if self._options.evidence:
+            self.ledger.keep(part)
 
     def _attack(self, part: Subproblems) -> None:
         """Try the inputs where the bounds are attained, and start the attack at the best one of each sample."""
@@ -201,6 +212,8 @@ class _Search:
         for found, x in solutions(Lagrangian(self._items, leaf)):
             self.judge(x, [sample])
             lower = max(lower, float(found.lower.nan_to_num(-INF)))
+            if self._options.evidence:
+                self.ledger.keep(found)
             if lower > 0 or progress.counterexample is not None:
                 progress.settle(lower)
                 return

@@ -1,0 +1,111 @@
+"""Certificates of verdicts, and their files beside the records of a certification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from tightrope.core.box import parse_eps, round_up
+from tightrope.core.outcome import Outcome, Verdict
+from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin
+from tightrope.verifiers._problem import Problem
+
+DATA_RANGE = ("0", "1")
+"""Of images in a certification."""
+
+
+def certificate(
+    problem: Problem, position: int, outcome: Outcome, model_sha256: str, origin: Origin | None = None
+) -> Certificate | None:
+    """What can be handed on of an outcome; None where there is nothing to check.
+
+    That is so for unknown ones, and for proofs by a verifier that was not asked to keep its evidence.
+
+    Args:
+        problem: what the outcome is about.
+        position: of the sample in the problem.
+        outcome: of that sample.
+        model_sha256: of the problem's network, see :func:`tightrope.frontend.graph.canonical`.
+        origin: the image that box and property were made from. A counterexample is moved into its exact box.
+    """
+    if outcome.evidence is None and outcome.counterexample is None:
+        return None
+    point = None if outcome.counterexample is None else _array(outcome.counterexample)
+    return Certificate(
+        model_sha256=model_sha256,
+        verdict="verified" if outcome.verdict is Verdict.VERIFIED else "falsified",
+        method=outcome.method,
+        lower=_array(problem.box.lower[position]),
+        upper=_array(problem.box.upper[position]),
+        matrix=_array(problem.spec.matrix[position]),
+        offset=_array(problem.spec.offset[position]),
+        clause=problem.spec.clause,
+        origin=origin,
+        leaves=outcome.evidence,
+        counterexample=point if point is None or origin is None else _moved_inside(point, origin),
+    )
+
+
+def _array(value: Tensor) -> Array:
+    return value.detach().numpy(force=True)
+
+
+def _moved_inside(point: Array, origin: Origin) -> Array:
+    """The nearest float64 numbers in the exact box; the box of the verifiers is rounded outwards."""
+    eps, wide, image = parse_eps(origin.eps), point.astype(np.float64), origin.image.astype(np.float64)
+    low, high = (None, None) if origin.data_range is None else map(Fraction, origin.data_range)
+    moved = []
+    for value, centre in zip(wide.flat, image.flat, strict=True):
+        least, most = Fraction(centre) - eps, Fraction(centre) + eps
+        least, most = least if low is None else max(least, low), most if high is None else min(most, high)
+        moved.append(min(max(value, round_up(least)), -round_up(-most)))
+    return np.array(moved).reshape(wide.shape)
+
+
+@dataclass
+class CertificateFolder:
+    """Where the certificates of a certification are kept: a file an image, and the network once.
+
+    Attributes:
+        path: the folder; it appears with the first certificate.
+        model: the network.
+        images: (n, *input shape).
+        labels: (n,).
+        eps: exact radius as text.
+        by_label: whether the property is that the label's output is the largest.
+    """
+
+    path: Path
+    model: Model
+    images: Tensor
+    labels: Tensor
+    eps: str
+    by_label: bool
+    _model_sha256: str = field(default="", init=False)
+
+    def keep(self, index: int, problem: Problem, position: int, outcome: Outcome) -> None:
+        """Write the certificate of an image, if there is one.
+
+        Args:
+            index: of the image.
+            problem: that it is part of.
+            position: of the image in the problem.
+            outcome: of the image.
+        """
+        label = int(self.labels[index]) if self.by_label else None
+        origin = Origin(_array(self.images[index]), self.eps, DATA_RANGE, label, index)
+        if not self._model_sha256:
+            self.model.write(self.path / MODEL_FILE)
+            self._model_sha256 = self.model.sha256
+        found = certificate(problem, position, outcome, self._model_sha256, origin)
+        if found is not None:
+            found.write(self.path / f"{index}{SUFFIX}")
+
+
+def folder_of(records: Path) -> Path:
+    """Where the certificates of a file of records are."""
+    return records.parent / "certificates" / records.stem
