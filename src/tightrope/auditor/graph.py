@@ -103,6 +103,8 @@ class Graph:
         if node["op"] not in OPS:
             raise GraphError(f"node {name!r} has the unknown op {node['op']!r}")
         op, shape = OPS[node["op"]](self, node["facts"], inputs)
+        if len(inputs) != (len(op.matrices) if isinstance(op, Affine) else 1):
+            raise GraphError(f"node {name!r} has {len(inputs)} inputs")
         if shape != tuple(node["shape"]):
             raise GraphError(f"node {name!r} has shape {shape}, not {tuple(node['shape'])}")
         self.shapes[name] = shape
@@ -208,6 +210,12 @@ def _reshape(graph: Graph, facts: Facts, inputs: tuple[str, ...]) -> Found:
     return Affine((_diagonal(np.ones(size)),), np.zeros(size)), after
 
 
+def _transpose(graph: Graph, facts: Facts, inputs: tuple[str, ...]) -> Found:
+    shape = graph.shapes[inputs[0]]
+    order = np.arange(math.prod(shape)).reshape(shape).transpose(facts["axes"])
+    return Affine((_selection(order.ravel(), order.size),), np.zeros(order.size)), order.shape
+
+
 def _add(graph: Graph, facts: Facts, inputs: tuple[str, ...]) -> Found:
     first, second = (graph.shapes[name] for name in inputs)
     if first != second:
@@ -294,6 +302,7 @@ OPS: dict[str, Callable[[Graph, Facts, tuple[str, ...]], Found]] = {
     "sigmoid": _sigmoid,
     "tanh": _tanh,
     "tap": _tap,
+    "transpose": _transpose,
 }
 
 

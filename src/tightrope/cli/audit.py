@@ -22,6 +22,9 @@ def audit(
     model: Annotated[
         Path | None, typer.Option(help="The network's file, where a certificate neither holds it nor lies beside it.")
     ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where the dataset of a run lies. Default: $TIGHTROPE_DATA.")
+    ] = None,
 ) -> ExitCode:
     """Re-check certificates: exit code 0 if all are confirmed, 30 if any is rejected, 20 if any cannot be confirmed."""
     with progress_bar() as bar:
@@ -33,7 +36,7 @@ def audit(
             bar.update(task, completed=len(found), facts=audited.path.name)
 
         for path in paths:
-            tr.audit(path, model=model, on_certificate=on_certificate)
+            tr.audit(path, model=model, data_dir=data_dir, on_certificate=on_certificate)
     _print(found)
     verdicts = {audited.finding.verdict.value for audited in found}
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -66,42 +66,38 @@ def _moved_inside(point: Array, origin: Origin) -> Array:
     return np.array(moved).reshape(wide.shape)
 
 
-@dataclass
+@dataclass(frozen=True)
 class CertificateFolder:
     """Where the certificates of a certification are kept: a file an image, and the network once.
 
     Attributes:
-        path: the folder; it appears with the first certificate.
+        path: the folder.
         model: the network.
-        images: (n, *input shape).
-        labels: (n,).
         eps: exact radius as text.
         by_label: whether the property is that the label's output is the largest.
     """
 
     path: Path
     model: Model
-    images: Tensor
-    labels: Tensor
     eps: str
     by_label: bool
-    _model_sha256: str = field(default="", init=False)
 
-    def keep(self, index: int, problem: Problem, position: int, outcome: Outcome) -> None:
+    def begin(self) -> None:
+        """Write the network."""
+        self.model.write(self.path / MODEL_FILE)
+
+    def keep(self, index: int, image: Tensor, label: int, problem: Problem, outcome: Outcome) -> None:
         """Write the certificate of an image, if there is one.
 
         Args:
-            index: of the image.
-            problem: that it is part of.
-            position: of the image in the problem.
+            index: of the image in its dataset.
+            image: (*input shape).
+            label: its class.
+            problem: of this image alone.
             outcome: of the image.
         """
-        label = int(self.labels[index]) if self.by_label else None
-        origin = Origin(_array(self.images[index]), self.eps, DATA_RANGE, label, index)
-        if not self._model_sha256:
-            self.model.write(self.path / MODEL_FILE)
-            self._model_sha256 = self.model.sha256
-        found = certificate(problem, position, outcome, self._model_sha256, origin)
+        origin = Origin(_array(image), self.eps, DATA_RANGE, label if self.by_label else None, index)
+        found = certificate(problem, 0, outcome, self.model.sha256, origin)
         if found is not None:
             found.write(self.path / f"{index}{SUFFIX}")
 

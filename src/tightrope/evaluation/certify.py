@@ -28,6 +28,7 @@ from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Verifier
 from tightrope.core.spec import Spec, check_spec
 from tightrope.errors import CorruptDataError, InputError
+from tightrope.evaluation.certificates import CertificateFolder
 from tightrope.records import image
 from tightrope.records.image import NATURAL, ImageRecord, Summary, summarise
 from tightrope.verifiers._merge import merge, numbered
@@ -35,8 +36,6 @@ from tightrope.verifiers._problem import INF, Problem, concrete_margins, undecid
 
 DTYPES = (torch.float32, torch.float64)
 MakeSpec = Callable[[Tensor], Spec]
-Keep = Callable[[int, Problem, int, Outcome], None]
-"""Takes an outcome: the image's index, a problem, the image's position in it, and the outcome."""
 
 
 class Progress(NamedTuple):
@@ -74,7 +73,7 @@ def certify(
     batch_size: int,
     seed: int,
     header: Mapping[str, object],
-    keep: Keep | None = None,
+    certificates: CertificateFolder | None = None,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Decide every image and record it; skip those that ``path`` already has.
@@ -95,8 +94,7 @@ def certify(
         seed: of everything the verifier draws.
         header: what else the results depend on (data set, split, verifier); JSON values. The key ``"run"`` is
             added: count, eps, dtype, batch size, seed and the SHA-256 of weights and samples.
-        keep: called with every outcome before its record is written, such as
-            :meth:`tightrope.evaluation.certificates.CertificateFolder.keep`.
+        certificates: where a certificate of every decided image goes, before its record is written.
         on_batch: called after every block, once it is on the disk.
 
     Returns:
@@ -111,10 +109,14 @@ def certify(
 
     Cost: two float64 forward passes and the verifier. KeyboardInterrupt loses the current block only.
     """
-    job = _Job(network, params, samples_x, labels, eps_text(eps), verifier, make_spec, batch_size, seed, keep).checked()
+    job = _Job(
+        network, params, samples_x, labels, eps_text(eps), verifier, make_spec, batch_size, seed, certificates
+    ).checked()
     if path.suffix != ".jsonl":
         raise InputError(f"The records of a certification are JSON lines: {path} must end in .jsonl.")
     records = _resume(path, image.as_json({**header, "run": job.facts()}), job)
+    if certificates is not None:
+        certificates.begin()
     for index in job.blocks(len(records)):
         with full_precision():
             found = job.decide(index)
@@ -160,7 +162,7 @@ class _Job:
     make_spec: MakeSpec
     batch_size: int
     seed: int
-    keep: Keep | None = None
+    certificates: CertificateFolder | None = None
 
     @property
     def size(self) -> int:
@@ -226,9 +228,6 @@ class _Job:
             share = (time.perf_counter() - begin) / len(natural)
             for i, outcome in zip(natural, found, strict=True):
                 outcomes[i], seconds[i] = outcome, seconds[i] + share
-        if self.keep is not None:
-            for i, outcome in enumerate(outcomes):
-                self.keep(index[i], problem, i, outcome)
         return [self._record(index[i], i in natural, outcomes[i], seconds[i]) for i in range(len(index))]
 
     def _verify(self, problem: Problem, clean: list[Outcome], images: list[int]) -> list[Outcome]:
@@ -239,6 +238,9 @@ class _Job:
             return merge(problem, clean, self.verifier.verify(network, params, box, spec, generator=generator))
 
     def _record(self, index: int, natural: bool, outcome: Outcome, seconds: float) -> ImageRecord:
+        if self.certificates is not None and outcome.verdict is not Verdict.UNKNOWN:
+            problem, label = self.problem(range(index, index + 1)), int(self.labels[index])
+            self.certificates.keep(index, self.x[index], label, problem, outcome)
         return ImageRecord(
             index=index,
             label=int(self.labels[index]),

@@ -227,16 +227,15 @@ def certify(
     check_labels(samples, network, spec)
     where = find_device(device)
     path = _records_path(run, out, f"{data_name}-{split}", eps, dtype, complete)
-    images = to_unit(samples, dtype).to(where)
-    keep = None
+    certificates = None
     if evidence:
         model = canonical(network, params, source_of(run) if run else None)
-        keep = CertificateFolder(folder_of(path), model, images, samples.labels, eps_text(eps), spec is None).keep
+        certificates = CertificateFolder(folder_of(path), model, eps_text(eps), by_label=spec is None)
     params = {name: value.to(where) for name, value in params.items()}
     return certify_images(
         network,
         params,
-        images,
+        to_unit(samples, dtype).to(where),
         samples.labels.to(where),
         eps=eps,
         verifier=Cascade(tuple(stages)),
@@ -252,7 +251,7 @@ def certify(
             **({"complete": {"timeout": timeout}} if complete else {}),
             **({"evidence": True} if evidence else {}),
         },
-        keep=keep,
+        certificates=certificates,
         on_batch=on_batch,
     )
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from tightrope.auditor.audit import Finding, Verdict, outputs
 from tightrope.auditor.audit import audit as check
+from tightrope.auditor.audit import outputs
+from tightrope.auditor.finding import Finding, Verdict
+from tightrope.core import registry
+from tightrope.data._loader import Samples, to_unit
 from tightrope.errors import CorruptDataError, MissingDataError
 from tightrope.evaluation.certificates import folder_of
 from tightrope.experiments.build import build_module, build_plugins
 from tightrope.experiments.run import Run, load
 from tightrope.frontend.graph import canonical
 from tightrope.records import image
-from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model
+from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin
 from tightrope.records.folder import RunFolder
 from tightrope.records.image import ImageRecord
 
@@ -59,24 +63,26 @@ def audit(
     *,
     model: Path | str | None = None,
     replay: Replay | None = None,
+    data_dir: Path | str | None = None,
     on_certificate: Callable[[Audited], None] | None = None,
 ) -> list[Audited]:
     """Re-check a certificate, a folder of certificates, or all those of a run.
 
-    Those of a run are also compared with its weights and with its records, of which every verified or falsified one
-    must have a certificate, and replayed through the module that was trained.
+    Those of a run are also compared with its weights, with its dataset and with its records, of which every verified or
+    falsified one must have a certificate; and they are replayed through the module that was trained.
 
     Args:
         path: a file, a folder of files, or a run folder.
         model: file of the network, where the certificates are not beside it and do not hold it.
         replay: the original network, asked for its outputs at the counterexample or the image.
+        data_dir: where the dataset of a run lies; its images are compared where it is at hand.
         on_certificate: called after each.
 
     Raises:
         MissingDataError: there is no certificate.
     """
     path, found = Path(path), []
-    for audited in _all(path, None if model is None else Model.read(Path(model)), replay):
+    for audited in _all(path, None if model is None else Model.read(Path(model)), replay, data_dir):
         found.append(audited)
         if on_certificate is not None:
             on_certificate(audited)
@@ -85,14 +91,14 @@ def audit(
     return found
 
 
-def _all(path: Path, model: Model | None, replay: Replay | None) -> Iterator[Audited]:
+def _all(path: Path, model: Model | None, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
     if path.is_file():
-        yield _one(path, model, replay)
+        yield _audited(path, model, replay)
     elif RunFolder(path).record.is_file():
-        yield from _of_run(load(path), replay)
+        yield from _of_run(load(path), replay, data_dir)
     elif path.is_dir():
         for file in _files(path):
-            yield _one(file, model, replay)
+            yield _audited(file, model, replay)
     else:
         raise MissingDataError(f"{path} does not exist.")
 
@@ -102,18 +108,26 @@ def _files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: (len(file.stem), file.stem))  # 2 before 10
 
 
-def _one(path: Path, model: Model | None, replay: Replay | None) -> Audited:
+def _audited(
+    path: Path, model: Model | None, replay: Replay | None, objection: Callable[[Certificate], str] = lambda given: ""
+) -> Audited:
+    """Check one file.
+
+    Args:
+        objection: what else is wrong with a certificate; empty if nothing is.
+    """
     try:
         given = Certificate.read(path)
-        beside = path.with_name(MODEL_FILE)
-        if given.model is None and model is None and beside.is_file():
-            model = _read_model(beside)
+        if given.model is None and model is None and path.with_name(MODEL_FILE).is_file():
+            model = _read_model(path.with_name(MODEL_FILE))
     except (CorruptDataError, MissingDataError) as error:
         return Audited(path, "", "", Finding(Verdict.REJECTED, str(error)))
+    if wrong := objection(given):
+        return Audited(path, given.verdict, given.method, Finding(Verdict.REJECTED, wrong))
     finding = check(given, model)
     if finding.verdict is Verdict.CONFIRMED and replay is not None:
-        problem = _replayed(given, given.model or model, replay)
-        finding = Finding(Verdict.REJECTED, problem, finding.margin) if problem else finding
+        wrong = _disagreement(given, given.model or model, replay)
+        finding = Finding(Verdict.REJECTED, wrong, finding.margin) if wrong else finding
     return Audited(path, given.verdict, given.method, finding, replay is not None)
 
 
@@ -125,33 +139,51 @@ def _read_model(path: Path) -> Model:
 # -------------------------------------------------------------------------------------------------- of a run
 
 
-def _of_run(run: Run, replay: Replay | None) -> Iterator[Audited]:
+def _of_run(run: Run, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
     replay = replay or original(run)
+    sha256 = canonical(run.network, run.params, source_of(run)).sha256
     for records in sorted(run.path.glob("certify-*.jsonl")):
         folder = folder_of(records)
         if folder.is_dir():
-            problem = _other_network(run, folder / MODEL_FILE)
             known = {folder / f"{record.index}{SUFFIX}": record for record in image.read(records)}
             decided = [path for path, record in known.items() if record.verdict != "unknown"]
+            samples = _samples(image.read_header(records), data_dir)
             for path in dict.fromkeys([*decided, *_files(folder)]):
-                audited = _one(path, None, replay)
-                wrong = problem or _contradiction(path, known.get(path))
-                yield Audited(path, audited.claim, audited.method, _worse(audited.finding, wrong), audited.replayed)
+                yield _audited(path, None, replay, partial(_objection, sha256, known.get(path), samples))
 
 
-def _worse(finding: Finding, problem: str) -> Finding:
-    rejected = finding.verdict is Verdict.REJECTED
-    return Finding(Verdict.REJECTED, problem, finding.margin) if problem and not rejected else finding
+def _objection(sha256: str, record: ImageRecord | None, samples: Samples | None, given: Certificate) -> str:
+    """Where a certificate differs from its run: in the weights, the record or the image."""
+    if given.model_sha256 != sha256:
+        return "its network is not that of the run"
+    if record is None or given.origin is None:
+        return "no record belongs to it"
+    origin = given.origin
+    label = record.label if origin.label is not None else None
+    if (given.verdict, origin.eps, origin.index, origin.label) != (record.verdict, record.eps, record.index, label):
+        return f"the record of image {record.index} says something else: {record.verdict} for eps = {record.eps}"
+    if samples is not None and not _same_image(samples, origin, record.index):
+        return f"its image or label is not number {record.index} of the dataset"
+    return ""
 
 
-def _other_network(run: Run, path: Path) -> str:
-    """What is wrong with the network of a run's certificates."""
+def _samples(header: Mapping[str, Any], data_dir: Path | str | None) -> Samples | None:
+    """The images of a certification, where they have a name and are at hand."""
+    if header.get("dataset") not in registry.names("datasets"):
+        return None
     try:
-        model = _read_model(path)
-    except (CorruptDataError, MissingDataError) as error:
-        return str(error)
-    same = canonical(run.network, run.params, source_of(run)).sha256 == model.sha256
-    return "" if same else "the network of the certificates is not that of the run"
+        return cast(Samples, registry.create("datasets", header["dataset"]).load(data_dir, header["split"]))
+    except MissingDataError:
+        return None
+
+
+def _same_image(samples: Samples, origin: Origin, index: int) -> bool:
+    if index >= samples.size:
+        return False
+    part = samples._replace(images=samples.images[index : index + 1], labels=samples.labels[index : index + 1])
+    dtype = torch.float32 if origin.image.dtype == np.float32 else torch.float64
+    same = np.array_equal(to_unit(part, dtype)[0].numpy(), origin.image)
+    return same and origin.label in (None, int(part.labels[0]))
 
 
 def source_of(run: Run) -> tuple[str, str]:
@@ -190,7 +222,7 @@ def original(run: Run) -> Replay | None:
     return replay
 
 
-def _replayed(given: Certificate, model: Model | None, replay: Replay) -> str:
+def _disagreement(given: Certificate, model: Model | None, replay: Replay) -> str:
     """What the original network has against a certificate: other outputs, or a margin of the other sign."""
     assert model is not None  # or it would not be confirmed
     x = given.counterexample

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,7 @@ class Model:
     graph: Mapping[str, Any]
     weights: Mapping[str, Array]
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the graph's canonical JSON and of names, types, shapes and little-endian bytes of the weights."""
         total = hashlib.sha256(json.dumps(self.graph, sort_keys=True, separators=(",", ":")).encode())
