@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,6 +80,7 @@ def audit(
 
     Raises:
         MissingDataError: there is no certificate.
+        CorruptDataError: the network's file is damaged, or the run is.
     """
     path, found = Path(path), []
     for audited in _all(path, None if model is None else Model.read(Path(model)), replay, data_dir):
@@ -93,10 +94,11 @@ def audit(
 
 def _all(path: Path, model: Model | None, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
     if path.is_file():
-        yield _audited(path, model, replay)
+        yield _audited(path, model or _beside(path.parent), replay)
     elif RunFolder(path).record.is_file():
         yield from _of_run(load(path), replay, data_dir)
     elif path.is_dir():
+        model = model or _beside(path)
         for file in _files(path):
             yield _audited(file, model, replay)
     else:
@@ -118,8 +120,6 @@ def _audited(
     """
     try:
         given = Certificate.read(path)
-        if given.model is None and model is None and path.with_name(MODEL_FILE).is_file():
-            model = _read_model(path.with_name(MODEL_FILE))
     except (CorruptDataError, MissingDataError) as error:
         return Audited(path, "", "", Finding(Verdict.REJECTED, str(error)))
     if wrong := objection(given):
@@ -131,9 +131,10 @@ def _audited(
     return Audited(path, given.verdict, given.method, finding, replay is not None)
 
 
-@lru_cache(maxsize=4)
-def _read_model(path: Path) -> Model:
-    return Model.read(path)
+def _beside(folder: Path) -> Model | None:
+    """The network that the certificates of a folder refer to."""
+    path = folder / MODEL_FILE
+    return Model.read(path) if path.is_file() else None
 
 
 # -------------------------------------------------------------------------------------------------- of a run
@@ -147,9 +148,9 @@ def _of_run(run: Run, replay: Replay | None, data_dir: Path | str | None) -> Ite
         if folder.is_dir():
             known = {folder / f"{record.index}{SUFFIX}": record for record in image.read(records)}
             decided = [path for path, record in known.items() if record.verdict != "unknown"]
-            samples = _samples(image.read_header(records), data_dir)
+            model, samples = _beside(folder), _samples(image.read_header(records), data_dir)
             for path in dict.fromkeys([*decided, *_files(folder)]):
-                yield _audited(path, None, replay, partial(_objection, sha256, known.get(path), samples))
+                yield _audited(path, model, replay, partial(_objection, sha256, known.get(path), samples))
 
 
 def _objection(sha256: str, record: ImageRecord | None, samples: Samples | None, given: Certificate) -> str:
