@@ -79,6 +79,7 @@ class Region:
     Attributes:
         pre: bounds of pre-activations by the recipe, which lines are made from.
         ranges: the best bounds of every value, which errors are measured by.
+        lines: of activations by node name, those that bounds of later pre-activations rest on.
     """
 
     def __init__(self, graph: Graph, box: Interval, recipe: Recipe, around: Region | None = None) -> None:
@@ -86,7 +87,7 @@ class Region:
         self.ranges: dict[str, Interval] = {INPUT: box}
         self.pre: dict[str, Interval] = {}
         self._intervals, fresh = {INPUT: box}, dict[str, Interval]()
-        self._lines: dict[str, Lines] = {}
+        self.lines: dict[str, Lines] = {}
         wanted = set(graph.pre_activations())
         for name in [INPUT, *graph.steps]:
             if name != INPUT:
@@ -97,7 +98,7 @@ class Region:
                 self.ranges[name] = _narrower(self.ranges[name], fresh[name])
                 for step in graph.steps.values():
                     if isinstance(step.op, Activation) and step.inputs[0] == name and recipe.rule != "intervals":
-                        self._lines[step.name] = lines(step.op, fresh[name], recipe.rule)
+                        self.lines[step.name] = lines(step.op, fresh[name], recipe.rule)
         for name, found in fresh.items():
             self.pre[name] = found if around is None else _narrower(found, around.pre[name])
 
@@ -108,7 +109,7 @@ class Region:
         for first in range(0, size, step):
             index = np.arange(first, min(first + step, size))
             ones = sparse.csr_array((np.ones(index.size), (np.arange(index.size), index)), shape=(index.size, size))
-            ends = (lower_bounds(self, {name: coef}, self._lines).rigorous for coef in (ones, -ones))
+            ends = (lower_bounds(self, {name: coef}, self.lines).rigorous for coef in (ones, -ones))
             parts.append(np.stack(list(ends)))
         lower, upper = np.concatenate(parts, 1)
         return Interval(lower, -upper)
