@@ -12,6 +12,7 @@ from torch import nn
 import tightrope as tr
 from helpers import F64, randomise
 from tightrope.attacks.pgd import Pgd
+from tightrope.core.box import inner_box
 from tightrope.core.outcome import Outcome
 from tightrope.core.protocols import Verifier
 from tightrope.core.spec import Spec
@@ -55,7 +56,10 @@ def certificates(given: Problem, verifier: Verifier, eps: str, seed: int = 0) ->
     x = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
     labels = given.spec.matrix.sum(1).argmax(1).tolist()
     found = []
+    least, most = inner_box(x, eps)
     for i, outcome in enumerate(decided(verifier, given)):
+        if outcome.counterexample is not None:
+            outcome = replace(outcome, counterexample=outcome.counterexample.clamp(least[i], most[i]))
         origin = Origin(x[i].numpy(), eps, ("0", "1"), labels[i], i)
         made = certificate(given, i, outcome, model.sha256, origin)
         found += [] if made is None else [made]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
-from tightrope.core.box import parse_eps, round_up
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin
 from tightrope.verifiers._problem import Problem
@@ -30,11 +27,11 @@ def certificate(
         position: of the sample in the problem.
         outcome: of that sample.
         model_sha256: of the problem's network, see :func:`tightrope.frontend.graph.canonical`.
-        origin: the image that box and property were made from. A counterexample is moved into its exact box.
+        origin: the image that box and property were made from; a counterexample must lie in its exact box, see
+            :func:`tightrope.core.box.inner_box`.
     """
     if outcome.evidence is None and outcome.counterexample is None:
         return None
-    point = None if outcome.counterexample is None else _array(outcome.counterexample)
     return Certificate(
         model_sha256=model_sha256,
         verdict="verified" if outcome.verdict is Verdict.VERIFIED else "falsified",
@@ -46,24 +43,12 @@ def certificate(
         clause=problem.spec.clause,
         origin=origin,
         leaves=outcome.evidence,
-        counterexample=point if point is None or origin is None else _moved_inside(point, origin),
+        counterexample=None if outcome.counterexample is None else _array(outcome.counterexample),
     )
 
 
 def _array(value: Tensor) -> Array:
     return value.detach().numpy(force=True)
-
-
-def _moved_inside(point: Array, origin: Origin) -> Array:
-    """The nearest float64 numbers in the exact box; the box of the verifiers is rounded outwards."""
-    eps, wide, image = parse_eps(origin.eps), point.astype(np.float64), origin.image.astype(np.float64)
-    low, high = (None, None) if origin.data_range is None else map(Fraction, origin.data_range)
-    moved = []
-    for value, centre in zip(wide.flat, image.flat, strict=True):
-        least, most = Fraction(centre) - eps, Fraction(centre) + eps
-        least, most = least if low is None else max(least, low), most if high is None else min(most, high)
-        moved.append(min(max(value, round_up(least)), -round_up(-most)))
-    return np.array(moved).reshape(wide.shape)
 
 
 @dataclass(frozen=True)
