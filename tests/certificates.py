@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -87,6 +88,16 @@ def forged(given: Certificate, leaves: dict[str, Any] | None = None, **changes: 
         assert given.leaves is not None
         changes["leaves"] = replace(given.leaves, **leaves)
     return replace(given, **changes)
+
+
+def with_ends(given: Certificate, slope: float | None = None) -> Certificate:
+    """Every end of every neuron after the first layer bounded anew, with random slopes or one for all."""
+    leaves = given.leaves
+    assert leaves is not None
+    later = np.flatnonzero(leaves.neurons[:, 0] > 0)
+    ends = np.array([(neuron, side) for neuron in later for side in (1, -1)])
+    slopes = np.random.default_rng(0).random((len(ends), len(leaves.neurons)))
+    return forged(given, {"ends": ends, "end_slopes": slopes if slope is None else np.full_like(slopes, slope)})
 
 
 def bare_spec(rows: list[list[float]], batch: int, clause: tuple[int, ...]) -> Spec:

@@ -7,7 +7,7 @@ absolute values, in whatever order it is formed (Higham 2002, section 3.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,14 +75,22 @@ class Region:
         box: of the flattened input.
         recipe: of the pre-activation bounds.
         around: a region that contains the box; its bounds hold here as well.
+        tighten: makes better bounds of a pre-activation from this region, in which all earlier ones are known.
 
     Attributes:
-        pre: bounds of pre-activations by the recipe, which lines are made from.
+        pre: the bounds of pre-activations that leaves' lines are made from.
         ranges: the best bounds of every value, which errors are measured by.
         lines: of activations by node name, those that bounds of later pre-activations rest on.
     """
 
-    def __init__(self, graph: Graph, box: Interval, recipe: Recipe, around: Region | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        box: Interval,
+        recipe: Recipe,
+        around: Region | None = None,
+        tighten: Callable[[Region, str], Interval] | None = None,
+    ) -> None:
         self.graph, self.recipe = graph, recipe
         self.ranges: dict[str, Interval] = {INPUT: box}
         self.pre: dict[str, Interval] = {}
@@ -99,8 +107,9 @@ class Region:
                 for step in graph.steps.values():
                     if isinstance(step.op, Activation) and step.inputs[0] == name and recipe.rule != "intervals":
                         self.lines[step.name] = lines(step.op, fresh[name], recipe.rule)
-        for name, found in fresh.items():
-            self.pre[name] = found if around is None else _narrower(found, around.pre[name])
+                self.pre[name] = fresh[name] if around is None else _narrower(fresh[name], around.pre[name])
+                if tighten is not None:
+                    self.pre[name] = _narrower(self.pre[name], tighten(self, name))
 
     def _substituted(self, name: str) -> Interval:
         size = self.graph.size(name)

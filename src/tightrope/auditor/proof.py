@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +30,8 @@ def check_leaves(given: Certificate, graph: Graph) -> float:
     leaves, clause = _checked(given.leaves, given, graph), np.array(given.clause)
     recipe = _recipe(leaves.relaxation)
     whole = Cell(given.lower.astype(np.float64).ravel(), given.upper.astype(np.float64).ravel())
-    root = Region(graph, Interval(whole.lower, whole.upper), recipe)
+    tighten = None if leaves.ends is None else partial(_tightened, leaves)
+    root = Region(graph, Interval(whole.lower, whole.upper), recipe, tighten=tighten)
     least = np.inf
     for number in sorted(set(given.clause)):
         foreign = leaves.weights[leaves.clause == number][:, clause != number]
@@ -66,6 +68,8 @@ def _checked(leaves: Leaves, given: Certificate, graph: Graph) -> Leaves:
     known = leaves.clause.dtype.kind == "i" and set(leaves.clause.tolist()) <= set(given.clause)
     require(known, "a leaf has no clause")
     _check_neurons(leaves, graph)
+    if leaves.ends is not None:
+        _check_ends(leaves, leaves.ends)
     return leaves
 
 
@@ -82,6 +86,16 @@ def _check_neurons(leaves: Leaves, graph: Graph) -> None:
     for leaf, neuron, sign in leaves.splits.tolist():
         right = 0 <= leaf < leaves.size and 0 <= neuron < count and sign in (1, -1)
         require(right, f"{sign} is no sign of neuron {neuron} in leaf {leaf}")
+
+
+def _check_ends(leaves: Leaves, ends: Array) -> None:
+    require(ends.shape[1:] == (2,) and ends.dtype.kind == "i", "ends must be pairs")
+    require(leaves.end_slopes is not None, "ends have no slopes")
+    assert leaves.end_slopes is not None
+    slopes = finite(leaves.end_slopes, (len(ends), len(leaves.neurons)), "slopes of ends")
+    require(bool(((slopes >= 0) & (slopes <= 1)).all()), "slopes are outside [0, 1]")
+    for neuron, side in ends.tolist():
+        require(0 <= neuron < len(leaves.neurons) and side in (1, -1), f"neuron {neuron} has no end {side}")
 
 
 def _leaves_of(leaves: Leaves, clause: int, whole: Cell) -> list[Leaf]:
@@ -106,6 +120,36 @@ def _region(cell: Cell, known: dict[Cell, Region]) -> Region:
         around = known[parent]
         known[part] = Region(around.graph, Interval(part.lower, part.upper), around.recipe, around)
     return known[cell]
+
+
+# ------------------------------------------------------------------------------------- bounds of pre-activations
+
+
+def _tightened(leaves: Leaves, region: Region, name: str) -> Interval:
+    """Ends of a node's entries that have slopes of their own; infinite for the others."""
+    assert leaves.ends is not None
+    assert leaves.end_slopes is not None
+    graph = region.graph
+    lower, upper = np.full(graph.size(name), -np.inf), np.full(graph.size(name), np.inf)
+    here, index = _columns(leaves, name)
+    place = dict(zip(here.tolist(), index.tolist(), strict=True))
+    numbers = np.flatnonzero(np.isin(leaves.ends[:, 0], here))
+    for first in range(0, len(numbers), _CHUNK):
+        rows = numbers[first : first + _CHUNK]
+        entries, sides = [place[neuron] for neuron in leaves.ends[rows, 0].tolist()], leaves.ends[rows, 1]
+        coef = np.zeros((len(rows), graph.size(name)))
+        coef[np.arange(len(rows)), entries] = sides
+        found = {}
+        for step in graph.steps.values():
+            if isinstance(step.op, Activation) and step.inputs[0] in region.pre and step.inputs[0] != name:
+                tilt = _tilts(leaves, leaves.end_slopes[rows], step.inputs[0], graph)
+                found[step.name] = lines(step.op, region.pre[step.inputs[0]], "adaptive", tilt)
+        for entry, side, bound in zip(entries, sides, lower_bounds(region, {name: coef}, found).rigorous, strict=True):
+            if side > 0:
+                lower[entry] = max(lower[entry], bound)
+            else:
+                upper[entry] = min(upper[entry], -bound)
+    return Interval(lower, upper)
 
 
 # ------------------------------------------------------------------------------------------- bounds of leaves
@@ -134,7 +178,7 @@ def _bound(given: Certificate, leaves: Leaves, part: list[Leaf], region: Region,
     found = {}
     for step in graph.steps.values():
         if isinstance(step.op, Activation) and own:
-            tilt = _tilts(leaves, numbers, step.inputs[0], graph)
+            tilt = _tilts(leaves, leaves.slopes[numbers], step.inputs[0], graph)
             found[step.name] = lines(step.op, pre[step.inputs[0]], "adaptive", tilt)
         elif isinstance(step.op, Activation) and region.recipe.rule != "intervals":
             found[step.name] = lines(step.op, pre[step.inputs[0]], region.recipe.rule)
@@ -158,10 +202,11 @@ def _columns(leaves: Leaves, name: str) -> tuple[Ints, Ints]:
     return here, leaves.neurons[here, 1]
 
 
-def _tilts(leaves: Leaves, numbers: list[int], name: str, graph: Graph) -> Array:
-    tilt = np.full((len(numbers), graph.size(name)), np.nan)
+def _tilts(leaves: Leaves, slopes: Array, name: str, graph: Graph) -> Array:
+    """Slopes of the neurons, (rows, k), at a node, (rows, entries); NaN at entries that are no neurons."""
+    tilt = np.full((len(slopes), graph.size(name)), np.nan)
     here, index = _columns(leaves, name)
-    tilt[:, index] = leaves.slopes[numbers][:, here]
+    tilt[:, index] = slopes[:, here]
     return tilt
 
 

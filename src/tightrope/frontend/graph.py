@@ -75,7 +75,7 @@ def canonical(network: Network, params: Params, source: tuple[str, str] | None =
         >>> import tightrope as tr, torch
         >>> model = canonical(*tr.from_module(torch.nn.Linear(2, 3), (2,)))
         >>> [node["shape"] for node in model.graph["nodes"]], sorted(model.weights)
-        ([[3]], ['0.bias', '0.weight'])
+        ([[3]], ['bias', 'weight'])
     """
     graph = to_json(network)
     nodes = [{**node, "shape": list(network.shapes[node["name"]])} for node in graph["nodes"]]

@@ -96,7 +96,9 @@ class Leaves:
         sum_r weight_r row_r  -  sum_j multiplier_j sign_j neuron_j
 
     over the box, by back-substitution with the leaf's lower slopes. Pre-activation bounds are **recomputed**: those of
-    the relaxation on the leaf's box, intersected with those on the boxes it was cut out of, and with the signs.
+    the relaxation on the leaf's box, intersected with those on the boxes it was cut out of, and with the signs. On the
+    whole box ``ends`` may tighten some of them, in the order of the nodes: back-substitution with slopes of their own,
+    on the bounds of earlier nodes that were tightened before.
 
     Attributes:
         relaxation: its name and options; also the rule of all lines that ``slopes`` does not give.
@@ -108,6 +110,8 @@ class Leaves:
         splits: (m, 3): the number of a leaf, that of a neuron, and the neuron's sign, 1 or -1.
         multipliers: (m,), not negative, of the splits.
         boxes: (n, 2, *input shape), lower and upper ends; None where every leaf has the whole box.
+        ends: (e, 2): the number of a neuron, and 1 for its lower end or -1 for its upper one; None if there are none.
+        end_slopes: (e, k) in [0, 1], of the back-substitution that bounds an end.
     """
 
     relaxation: Mapping[str, Any]
@@ -119,6 +123,8 @@ class Leaves:
     splits: Array
     multipliers: Array
     boxes: Array | None = None
+    ends: Array | None = None
+    end_slopes: Array | None = None
 
     @property
     def size(self) -> int:
@@ -187,8 +193,8 @@ class Certificate:
         if self.origin is not None:
             arrays["image"] = self.origin.image
         if self.leaves is not None:
-            arrays |= {f"leaves/{name}": getattr(self.leaves, name) for name in _LEAF_ARRAYS}
-            arrays |= {} if self.leaves.boxes is None else {"leaves/boxes": self.leaves.boxes}
+            parts = {name: getattr(self.leaves, name) for name in (*_LEAF_ARRAYS, *_MORE_ARRAYS)}
+            arrays |= {f"leaves/{name}": value for name, value in parts.items() if value is not None}
         if self.model is not None:
             arrays |= {f"{_WEIGHTS}{name}": value for name, value in self.model.weights.items()}
         _write(path, arrays, _Header.of(self).model_dump(mode="json"))
@@ -208,6 +214,7 @@ class Certificate:
             raise CorruptDataError(f"{path} is not a certificate of schema {SCHEMA}: {_first_line(error)}.") from None
 
 
+_MORE_ARRAYS = ("boxes", "ends", "end_slopes")
 _LEAF_ARRAYS = ("neurons", "clause", "weights", "slopes", "splits", "multipliers")
 
 
@@ -225,7 +232,6 @@ class _Image(_Part):
 class _Proof(_Part):
     relaxation: dict[str, Any]
     nodes: tuple[str, ...]
-    pre: Literal["recomputed"] = "recomputed"  # room for bounds that come with slopes of their own
 
 
 class _Header(_Part):
@@ -263,7 +269,8 @@ def _certificate(header: _Header, arrays: Mapping[str, Array]) -> Certificate:
         origin = Origin(arrays["image"], image.eps, image.data_range, image.label, image.index)
     if (proof := header.proof) is not None:
         found = {name: arrays[f"leaves/{name}"] for name in _LEAF_ARRAYS}
-        leaves = Leaves(proof.relaxation, proof.nodes, **found, boxes=arrays.get("leaves/boxes"))
+        boxes, ends, end_slopes = (arrays.get(f"leaves/{name}") for name in _MORE_ARRAYS)
+        leaves = Leaves(proof.relaxation, proof.nodes, **found, boxes=boxes, ends=ends, end_slopes=end_slopes)
     return Certificate(
         model_sha256=header.model_sha256,
         verdict=header.verdict,

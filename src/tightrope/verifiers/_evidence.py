@@ -80,6 +80,7 @@ class Ledger:
         self._items, self._relaxation = items, relaxation
         self._unstable = items.neurons.unstable(items.neurons.pre()).numpy(force=True)
         self._kept: defaultdict[int, list[_Kept]] = defaultdict(list)
+        self._ends: defaultdict[int, list[tuple[Array, Array]]] = defaultdict(list)
 
     def keep(self, part: Subproblems) -> Ledger:
         """Take in those that have a positive bound."""
@@ -89,9 +90,31 @@ class Ledger:
             self._kept[sample].append(self._compact(part.rows(samples == sample), sample))
         return self
 
+    def keep_ends(self, node: str, sample: Tensor, entry: Tensor, side: Tensor, slopes: Mapping[str, Tensor]) -> None:
+        """Take in how ends of pre-activation bounds on whole boxes were tightened, node by node in their order.
+
+        Args:
+            node: name of the pre-activation.
+            sample, entry: of each end, (ends,); entries are counted row-major.
+            side: 1 for lower ends and -1 for upper ones, (ends,).
+            slopes: lower slopes by pre-activation, (ends, *shape).
+        """
+        neurons, network = self._items.neurons, self._items.problem.network
+        zero = self._items.margins.new_zeros
+        given = {name: slopes.get(name, zero(len(entry), *network.shapes[name])) for name in network.pre_activations}
+        tilts = neurons.of(given, len(entry)).numpy(force=True)
+        layer, index = neurons.layer.numpy(force=True), neurons.index.numpy(force=True)
+        of_node = layer == network.pre_activations.index(node)
+        for number in sample.unique().tolist():
+            here, columns = (sample == number).numpy(force=True), self._unstable[number]
+            number_of = {int(i): n for n, i in enumerate(np.where(of_node, index, -1)[columns])}
+            ends = zip(entry[here].tolist(), side[here].tolist(), strict=True)
+            pairs = np.array([(number_of[e], s) for e, s in ends], np.int64)
+            self._ends[number].append((pairs, tilts[here][:, columns]))
+
     def leaves(self, sample: int) -> Leaves:
         """The evidence of a sample."""
-        items, kept = self._items, self._kept[sample]
+        items, kept, ends = self._items, self._kept[sample], self._ends[sample]
         starts = np.cumsum([0, *(len(part.clause) for part in kept)])
         splits = [part.splits + np.array([start, 0, 0]) for part, start in zip(kept, starts, strict=False)]
         cut = [self._whole(sample, len(part.clause)) if part.boxes is None else part.boxes for part in kept]
@@ -106,6 +129,8 @@ class Ledger:
             splits=np.concatenate(splits).astype(np.int64),
             multipliers=np.concatenate([part.multipliers for part in kept]),
             boxes=None if all(part.boxes is None for part in kept) else np.concatenate(cut),
+            ends=np.concatenate([pairs for pairs, _ in ends]) if ends else None,
+            end_slopes=np.concatenate([tilts for _, tilts in ends]) if ends else None,
         )
 
     def _compact(self, part: Subproblems, sample: int) -> _Kept:
