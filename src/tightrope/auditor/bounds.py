@@ -79,6 +79,7 @@ class Region:
 
     Attributes:
         pre: the bounds of pre-activations that leaves' lines are made from.
+        plain: those by the recipe alone, on this box alone.
         ranges: the best bounds of every value, which errors are measured by.
         lines: of activations by node name, those that bounds of later pre-activations rest on.
     """
@@ -94,7 +95,8 @@ class Region:
         self.graph, self.recipe = graph, recipe
         self.ranges: dict[str, Interval] = {INPUT: box}
         self.pre: dict[str, Interval] = {}
-        self._intervals, fresh = {INPUT: box}, dict[str, Interval]()
+        self.plain: dict[str, Interval] = {}
+        self._intervals = {INPUT: box}
         self.lines: dict[str, Lines] = {}
         wanted = set(graph.pre_activations())
         for name in [INPUT, *graph.steps]:
@@ -102,12 +104,12 @@ class Region:
                 self._intervals[name] = self._interval(graph.steps[name], self._intervals)
                 self.ranges[name] = self._interval(graph.steps[name], self.ranges)
             if name in wanted:
-                fresh[name] = self._intervals[name] if recipe.pre == "intervals" else self._substituted(name)
-                self.ranges[name] = _narrower(self.ranges[name], fresh[name])
+                self.plain[name] = self._intervals[name] if recipe.pre == "intervals" else self._substituted(name)
+                self.ranges[name] = _narrower(self.ranges[name], self.plain[name])
                 for step in graph.steps.values():
                     if isinstance(step.op, Activation) and step.inputs[0] == name and recipe.rule != "intervals":
-                        self.lines[step.name] = lines(step.op, fresh[name], recipe.rule)
-                self.pre[name] = fresh[name] if around is None else _narrower(fresh[name], around.pre[name])
+                        self.lines[step.name] = lines(step.op, self.plain[name], recipe.rule)
+                self.pre[name] = self.plain[name] if around is None else _narrower(self.plain[name], around.pre[name])
                 if tighten is not None:
                     self.pre[name] = _narrower(self.pre[name], tighten(self, name))
 

@@ -156,11 +156,16 @@ def _tightened(leaves: Leaves, region: Region, name: str) -> Interval:
 
 
 def _bounded(given: Certificate, leaves: Leaves, part: list[Leaf], region: Region) -> float:
-    """The least bound of some leaves with one box."""
-    bound = _bound(given, leaves, part, region, own=True)
-    if not (bound.rigorous > 0).all():  # a bound of the relaxation itself has no slopes of its own
-        other = _bound(given, leaves, part, region, own=False)
-        bound = Bound(*(np.fmax(first, second) for first, second in zip(bound, other, strict=True)))
+    """The least bound of some leaves with one box.
+
+    Tighter bounds of pre-activations are nearly always better, but not always; and a bound of the relaxation itself has
+    no slopes of its own. What proves a leaf may be any of these.
+    """
+    bound = Bound(*np.full((2, len(part)), -np.inf))
+    for pre, own in ((region.pre, True), (region.plain, True), (region.plain, False)):
+        if not (bound.rigorous > 0).all():
+            other = _bound(given, leaves, part, region, pre, own=own)
+            bound = Bound(*(np.fmax(first, second) for first, second in zip(bound, other, strict=True)))
     for leaf, computed, rigorous in zip(part, *bound, strict=True):
         if not rigorous > 0:
             text = f"the bound of leaf {leaf.number} is {computed:.3g}"
@@ -170,11 +175,14 @@ def _bounded(given: Certificate, leaves: Leaves, part: list[Leaf], region: Regio
     return float(bound.rigorous.min())
 
 
-def _bound(given: Certificate, leaves: Leaves, part: list[Leaf], region: Region, *, own: bool) -> Bound:
+def _bound(
+    given: Certificate, leaves: Leaves, part: list[Leaf], region: Region, known: Mapping[str, Interval], *, own: bool
+) -> Bound:
+    """The bounds of leaves from bounds of pre-activations, with their ``own`` slopes or those of the relaxation."""
     graph, numbers = region.graph, [leaf.number for leaf in part]
     rows, offset, slack = _weighted(given, leaves.weights[numbers].astype(np.float64), region)
     rows |= _multipliers(leaves, numbers, graph)  # of pre-activations, which the output is not
-    pre = {name: _clamped(region.pre[name], name, leaves, part) for name in region.pre}
+    pre = {name: _clamped(interval, name, leaves, part) for name, interval in known.items()}
     found = {}
     for step in graph.steps.values():
         if isinstance(step.op, Activation) and own:
