@@ -71,8 +71,8 @@ def certificates(given: Problem, verifier: Verifier, eps: str, seed: int = 0) ->
 def genuine(kind: str) -> tuple[Certificate, Model]:
     """A certificate with many leaves, of ``neurons`` with multipliers or of ``boxes``, or a ``falsified`` one."""
     wide = nn.Sequential(nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
-    given = problem(randomise(wide, 9), (2,), "1/4", 6, seed=9)
-    found, model = certificates(given, VERIFIERS["edges" if kind == "boxes" else "neurons"], "1/4", seed=9)
+    given = problem(randomise(wide, 13), (2,), "1/4", 6, seed=13)
+    found, model = certificates(given, VERIFIERS["edges" if kind == "boxes" else "neurons"], "1/4", seed=13)
     chosen = max(found, key=lambda made: _size(made) if kind != "falsified" else made.verdict == "falsified")
     assert kind == chosen.verdict or _size(chosen) > 4
     return chosen, model

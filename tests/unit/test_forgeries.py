@@ -219,11 +219,14 @@ FALSIFIED: dict[str, tuple[Forgery, str]] = {
     "outside the box": (lambda c, m: moved(c, 1e-6), "not in the box"),
     "outside by rounding": (lambda c, m: moved(c, 1e-15), "not in the box"),
     "NaN": (lambda c, m: replace(c, counterexample=c.counterexample * np.nan), "NaN"),
-    "the label that wins": (
-        lambda c, m: replace(c, origin=None, matrix=-c.matrix[:1], offset=c.offset[:1], clause=(0,)),
+    "property that always holds": (
+        lambda c, m: replace(c, origin=None, matrix=0 * c.matrix, offset=c.offset + 1),
         "positive",
     ),
-    "other weights": (lambda c, m: replace(c, origin=None, offset=c.offset + 100), "positive"),
+    "other label": (
+        lambda c, m: replace(c, origin=replace(c.origin, label=(c.origin.label + 1) % 3)),
+        "of label",
+    ),
     "none": (lambda c, m: replace(c, counterexample=None), "no counterexample"),
     "swapped verdict": (lambda c, m: replace(c, verdict="verified"), "has a counterexample"),
     "swapped verdict without it": (lambda c, m: replace(c, verdict="verified", counterexample=None), "no leaves"),
