@@ -13,7 +13,7 @@ from torch import nn
 
 import tightrope as tr
 from certificates import VERIFIERS, bare_spec, certificates, decided, forged, genuine, problem, with_ends
-from helpers import F64, TINY, case, random_points
+from helpers import F64, TINY, case, random_points, randomise
 from reference.exact import exact_min, linear_pieces
 from tightrope.auditor.audit import audit
 from tightrope.auditor.bounds import Recipe, Region
@@ -30,6 +30,7 @@ from tightrope.records.certificate import Certificate, Model
 from tightrope.verifiers._problem import Problem
 from tightrope.verifiers.alpha_crown import AlphaCrown
 from tightrope.verifiers.bab import Bab
+from tightrope.verifiers.milp import Milp
 from tightrope.verifiers.one_shot import OneShot
 
 
@@ -113,6 +114,14 @@ def test_float32_verdicts_can_be_audited() -> None:
     found = [certificate(single, i, o, model.sha256) for i, o in enumerate(decided(VERIFIERS["deeppoly"], single))]
     assert any(found)
     assert all(audit(made, model).verdict is Verdict.CONFIRMED for made in found if made)
+
+
+def test_a_program_s_verdicts_rest_on_the_leaves_of_its_proof() -> None:
+    module = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    given = problem(randomise(module, 1), (2,), "1/5", 3)
+    found, model = certificates(given, Milp(proof=Bab(edges=0, evidence=True)), "1/5")
+    assert {made.verdict for made in found} == {"verified", "falsified"}
+    assert {audit(made, model).verdict for made in found} == {Verdict.CONFIRMED}
 
 
 def test_nothing_is_kept_unless_asked() -> None:
