@@ -292,7 +292,7 @@ def _certificate(header: _Header, arrays: Mapping[str, Array]) -> Certificate:
 
 def _write(path: Path, arrays: Mapping[str, Array], header: Mapping[str, Any]) -> None:
     plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    write_atomic(path, pack_arrays(plain, {_KEY: json.dumps(header, allow_nan=False)}))
+    write_atomic(path, pack_arrays(plain, {_KEY: json.dumps(header, allow_nan=False)}), shared=True)
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
