@@ -164,3 +164,16 @@ def test_nothing_is_written_unless_asked(run: Path) -> None:
     before = sorted(run.rglob("*.safetensors"))
     tr.certify(run, eps=EPS, count=2)
     assert sorted(run.rglob("*.safetensors")) == before
+
+
+def test_shards_leave_the_same_certificates(whole: Path, run: Path) -> None:
+    """An image's is written by the shard that decides it, into the one folder."""
+    shutil.rmtree(run / "certificates")
+    [records] = run.glob("certify-*.jsonl")
+    for path in run.glob("certify-*"):
+        path.unlink()
+    for shard in ("1/2", "2/2"):
+        tr.certify(run, eps=EPS, count=COUNT, complete=True, timeout=5.0, evidence=True, batch_size=5, shard=shard)
+    assert records.is_file()
+    assert {path.name for path in folder(run).iterdir()} == {path.name for path in folder(whole).iterdir()}
+    assert all(one.confirmed for one in tr.audit(run))
