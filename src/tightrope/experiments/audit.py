@@ -81,6 +81,12 @@ def audit(
     Raises:
         MissingDataError: there is no certificate.
         CorruptDataError: the network's file is damaged, or the run is.
+
+    Cost: for each image the relaxation in plain NumPy, and a back-substitution of one row for each leaf.
+
+    Example:
+        >>> all(one.confirmed for one in tr.audit("runs/mnist-0.1-cnn3-ibp"))  # doctest: +SKIP
+        True
     """
     path, found = Path(path), []
     for audited in _all(path, None if model is None else Model.read(Path(model)), replay, data_dir):
