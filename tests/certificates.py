@@ -91,13 +91,16 @@ def forged(given: Certificate, leaves: dict[str, Any] | None = None, **changes: 
 
 
 def with_ends(given: Certificate, slope: float | None = None) -> Certificate:
-    """Every end of every neuron after the first layer bounded anew, with random slopes or one for all."""
+    """Every end of every neuron after the first layer bounded once more, with random slopes or one for all."""
     leaves = given.leaves
     assert leaves is not None
     later = np.flatnonzero(leaves.neurons[:, 0] > 0)
     ends = np.array([(neuron, side) for neuron in later for side in (1, -1)])
     slopes = np.random.default_rng(0).random((len(ends), len(leaves.neurons)))
-    return forged(given, {"ends": ends, "end_slopes": slopes if slope is None else np.full_like(slopes, slope)})
+    slopes = slopes if slope is None else np.full_like(slopes, slope)
+    if leaves.ends is not None and leaves.end_slopes is not None:  # what the proof rests on is still needed
+        ends, slopes = np.vstack([leaves.ends, ends]), np.vstack([leaves.end_slopes, slopes])
+    return forged(given, {"ends": ends, "end_slopes": slopes})
 
 
 def bare_spec(rows: list[list[float]], batch: int, clause: tuple[int, ...]) -> Spec:

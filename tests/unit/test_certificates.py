@@ -214,7 +214,7 @@ def test_ends_hold_whatever_their_slopes(name: str) -> None:
     model = canonical(net, params)
     graph = Graph(model.graph, model.weights)
     neurons = np.array([(n, i) for n, node in enumerate(net.pre_activations) for i in range(graph.size(node))])
-    made = forged(genuine("neurons")[0], {"nodes": net.pre_activations, "neurons": neurons})
+    made = forged(genuine("neurons")[0], {"nodes": net.pre_activations, "neurons": neurons, "ends": None})
     leaves = with_ends(made).leaves
     assert leaves is not None
     flat = Interval(*(end[0].numpy().ravel() for end in box))

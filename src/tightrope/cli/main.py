@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import audit, certify, demo, listing, plan, train
+from tightrope.cli import STARTED, audit, certify, demo, export, listing, plan, train, verify
 
 app = typer.Typer(
     name="tightrope",
@@ -24,6 +24,8 @@ app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("audit")(audit.audit)
+app.command("verify")(verify.verify)
+app.command("export")(export.export)
 app.command("demo")(demo.demo)
 app.command("list")(listing.listing)
 
@@ -45,4 +47,4 @@ def options(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(obj=STARTED)  # where time limits count from
