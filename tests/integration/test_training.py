@@ -79,9 +79,13 @@ def plain_sgd(**changes: Any) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------- it trains
 
+ATTACK = {"name": "pgd", "steps": 2}
 METHODS = {
     "standard": {"name": "standard"},
-    "pgd": {"name": "pgd", "attack": {"name": "pgd", "steps": 2}},
+    "trades": {"name": "trades", "steps": 2},
+    **{name: {"name": name, "attack": ATTACK} for name in ("pgd", "edac", "sabr", "mtl_ibp", "cc_ibp", "exp_ibp")},
+    "taps": {"name": "taps", "attack": ATTACK, "split": -1},
+    "staps": {"name": "staps", "attack": ATTACK, "search": ATTACK, "split": "layers.1"},
     **{f"certified-{name}": {"name": "certified", "relaxation": name} for name in registry.names("relaxations")},
 }
 SMOOTHERS = {

@@ -45,6 +45,13 @@ def _middle(interval: Interval) -> tuple[Tensor, Tensor]:
     return centre, interval.upper - centre
 
 
+def _shrunken(interval: Interval, keep: float) -> Interval:
+    if keep == 1.0:
+        return interval
+    centre, radius = _middle(interval)
+    return Interval(centre - keep * radius, centre + keep * radius)
+
+
 def forward_intervals(
     network: Network,
     params: Params,
@@ -52,12 +59,14 @@ def forward_intervals(
     *,
     pre: Mapping[str, Interval] | None = None,
     only: Container[str] | None = None,
+    keep: float = 1.0,
 ) -> Forward:
     """Interval bounds of the nodes in ``only`` (closed under inputs), or of all.
 
     Non-linear ops take ``pre`` where it is given. Affine nodes pass centre and half-width on as they are; lower and
     upper ends are formed where a non-linear op needs them. So centres before the first non-linear op are values of the
-    network.
+    network. Elementwise ops keep the share ``keep`` of the width of their range, about its centre: below 1 the result
+    is no bound, for training losses that want one too small.
     """
     found = Forward({}, {}, {})
     found.intervals[INPUT] = Interval(*box)
@@ -67,8 +76,8 @@ def forward_intervals(
         if only is not None and node.name not in only:
             continue
         if isinstance(node.op, ElementwiseOp | JoinOp):
-            own = given.get(node.name)
-            found.intervals[node.name] = own or node.op.interval(*(found.interval(name) for name in node.inputs))
+            own = given.get(node.name) or node.op.interval(*(found.interval(name) for name in node.inputs))
+            found.intervals[node.name] = own if isinstance(node.op, JoinOp) else _shrunken(own, keep)
             continue
         assert isinstance(node.op, AffineOp)
         middles = [found.middle(name) for name in node.inputs]

@@ -83,6 +83,10 @@ class Job:
         """Of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    def fading(self, radius: float) -> float:
+        """How much of the ramp is left at a radius: 1 at its start, 0 from its end on."""
+        return max(0.0, 1.0 - radius / self.eps_ramp_end) if self.eps_ramp_end > 0 else 0.0
+
     @cached_property
     def loss_at(self) -> Callable[..., LossFn]:
         """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params."""
@@ -214,7 +218,7 @@ def _gradient(job: Job, state: State) -> _Found:
     batch = _batch(job, epoch, index, device, generator)
     radius = job.eps(position)
     eps = _radius(radius, device)
-    draws = job.method.draws(batch, eps, generator)
+    draws = job.method.draws(job.network, batch, eps, generator, fading=job.fading(radius))
     loss = job.loss_at(batch, eps, draws)
     smoother = job.smoother
     if isinstance(smoother, Population) and state.chunk is not None:
@@ -242,7 +246,8 @@ def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dic
     for start in range(0, samples.size, batch_size):
         batch = _to_batch(job, part_of(samples, start, start + batch_size), device)
         sizes.append(batch.x.shape[0])
-        draws = job.method.draws(batch, eps, derived_generator(device, job.seed, "validation", start))
+        generator = derived_generator(device, job.seed, "validation", start)
+        draws = job.method.draws(job.network, batch, eps, generator)
         with torch.no_grad():
             value, metrics = job.method.loss(job.network, params, batch, eps, draws)
         for name, metric in {"loss": value, **metrics}.items():
@@ -284,7 +289,7 @@ def _add_penalty(
     job: Job, state: State, batch: Batch, eps: Tensor, radius: float, grad: dict[str, Tensor], metrics: Metrics
 ) -> None:
     """Add the gradient of the penalties at the weights themselves; those of Shi et al. fade out with the ramp."""
-    fading = max(0.0, 1.0 - radius / job.eps_ramp_end) if job.eps_ramp_end > 0 else 0.0
+    fading = job.fading(radius)
     if job.penalty.l1 == 0 and job.penalty.shi * fading == 0:
         return
     penalty = job.penalty_at(batch, eps, batch.x.new_full((), fading) if fading > 0 else None)
