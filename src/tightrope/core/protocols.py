@@ -28,10 +28,12 @@ class Batch(NamedTuple):
     Attributes:
         x: (batch, *input shape).
         spec: the property of each sample's output.
+        label_smoothing: share of the label that all classes divide among them, in losses at points.
     """
 
     x: Tensor
     spec: Spec
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)

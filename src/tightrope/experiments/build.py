@@ -27,6 +27,7 @@ from tightrope.frontend.graph import to_json
 from tightrope.methods._regularizers import Penalty
 from tightrope.models._init import default_init, shi_init
 from tightrope.schedules import Constant, Linear, Piecewise, Schedule, Smooth
+from tightrope.training.averaging import Averaging
 from tightrope.training.loop import Job
 
 MakeSpec = Callable[[Tensor], Spec]
@@ -132,6 +133,11 @@ def build_job(
         flip=config.data.flip,
         pad=config.data.pad,
         seed=config.seed,
+        accumulate=config.train.accumulate,
+        averaging=_averaging(config),
+        exact_statistics=config.train.precise_bn,
+        select=config.train.select == "best",
+        label_smoothing=config.train.label_smoothing,
         backend=INDUCTOR if config.train.compile else None,
         precision=config.train.matmul_precision,
     )
@@ -159,6 +165,13 @@ def _optimizer(config: RunConfig) -> Callable[[list[Tensor]], torch.optim.Optimi
         return torch.optim.SGD(weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
     return build
+
+
+def _averaging(config: RunConfig) -> Averaging | None:
+    settings = config.average
+    if settings.kind == "none":
+        return None
+    return Averaging(settings.kind, settings.begin, settings.every, settings.decay)
 
 
 def _ramp(config: RunConfig, eps: float) -> Schedule:

@@ -15,7 +15,18 @@ from tightrope.errors import InputError
 
 def natural_term(network: Network, params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
     """Mean cross-entropy at the clean inputs, with its metrics."""
-    return margin_term(rows_at(network, params, batch, batch.x), batch, "natural")
+    return point_term(rows_at(network, params, batch, batch.x), batch, "natural")
+
+
+def point_term(rows: Tensor, batch: Batch, name: str) -> tuple[Tensor, Metrics]:
+    """:func:`margin_term` of margins at points, with the batch's label smoothing.
+
+    Since -log p_i = -log p_label + margin_i, smoothing by s adds s / classes times the sum of all margins.
+    """
+    losses = cross_entropy(rows, batch)
+    if batch.label_smoothing > 0:
+        losses = losses + batch.label_smoothing / (rows.shape[1] + 1) * rows.sum(1)
+    return term(losses, holds(rows, batch), name)
 
 
 def margin_term(rows: Tensor, batch: Batch, name: str) -> tuple[Tensor, Metrics]:

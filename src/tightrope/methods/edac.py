@@ -13,7 +13,7 @@ from tightrope.core.bounds import Metrics, Params
 from tightrope.core.box import ball
 from tightrope.core.network import Network
 from tightrope.core.protocols import Attack, Batch
-from tightrope.methods._terms import check_not_negative, check_weight, margin_term, mix, natural_term, rows_at
+from tightrope.methods._terms import check_not_negative, check_weight, mix, natural_term, point_term, rows_at
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Edac:
         before = self.attack.perturb(network, params, box, batch.spec, draws["before"])
         ahead = self._ahead(network, params, before)
         worst = self.attack.perturb(network, ahead, box, batch.spec, draws["start"])
-        robust, more = margin_term(rows_at(network, ahead, batch, worst), batch, "surrogate")
+        robust, more = point_term(rows_at(network, ahead, batch, worst), batch, "surrogate")
         return mix(self.robust_weight, natural, robust), metrics | more
 
     def _ahead(self, network: Network, params: Params, x: Tensor) -> dict[str, Tensor]:

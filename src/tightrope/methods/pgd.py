@@ -13,7 +13,7 @@ from tightrope.core.bounds import Metrics, Params
 from tightrope.core.box import ball
 from tightrope.core.network import Network
 from tightrope.core.protocols import Attack, Batch
-from tightrope.methods._terms import check_weight, margin_term, mix, natural_term, rows_at
+from tightrope.methods._terms import check_weight, mix, natural_term, point_term, rows_at
 
 
 @dataclass(frozen=True)
@@ -50,5 +50,5 @@ class PgdTraining:
         """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
         natural, metrics = natural_term(network, params, batch)
         worst = self.attack.perturb(network, params, ball(batch.x, eps), batch.spec, draws["start"])
-        robust, more = margin_term(rows_at(network, params, batch, worst), batch, "surrogate")
+        robust, more = point_term(rows_at(network, params, batch, worst), batch, "surrogate")
         return mix(self.robust_weight, natural, robust), metrics | more

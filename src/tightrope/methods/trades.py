@@ -16,7 +16,7 @@ from tightrope.core.box import Box, ball
 from tightrope.core.network import Network
 from tightrope.core.protocols import Batch
 from tightrope.core.spec import evaluate
-from tightrope.methods._terms import check_not_negative, holds, margin_term
+from tightrope.methods._terms import check_not_negative, holds, point_term
 
 NEARBY = 1e-3  # std of the start noise: at the clean input itself the divergence has no gradient
 
@@ -62,7 +62,7 @@ class Trades:
     ) -> tuple[Tensor, Metrics]:
         """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
         clean = network(params, batch.x)
-        natural, metrics = margin_term(evaluate(batch.spec, clean), batch, "natural")
+        natural, metrics = point_term(evaluate(batch.spec, clean), batch, "natural")
         moved = network(params, self._worst(network, params, batch, ball(batch.x, eps), draws["start"]))
         loss = natural + self.weight * _divergence(clean, moved).mean()
         accuracy = holds(evaluate(batch.spec, moved), batch).mean()
