@@ -12,7 +12,7 @@ import torch
 
 from tightrope.core import registry
 from tightrope.data._loader import Samples
-from tightrope.errors import ConfigError, MissingDataError, UnknownNameError
+from tightrope.errors import ConfigError, InputError, MissingDataError, UnknownNameError
 from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.load import families, load_config, presets, single_presets
 from tightrope.training.loop import train_step
@@ -78,6 +78,13 @@ def test_presets_that_are_files_go_before_those_of_the_family() -> None:
     assert load_config("mnist-0.1/cnn3-ibp")[1].train.epochs == 30
     assert load_config("mnist-0.1/cnn5-ibp")[1].train.epochs == 70
     assert "mnist-0.1/cnn3-ibp" in single_presets()
+
+
+def test_a_split_that_the_network_does_not_have_is_refused_before_any_work() -> None:
+    config = load_config("mnist-0.3/cnn3-taps", ["method.split=layers.99", "data.validation=0"])[1]
+    samples = Samples(torch.zeros((8, 1, 28, 28), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"'layers\.99'.*nodes in order"):
+        build_job(config, build_plugins(config), data_dir=None, samples=samples)
 
 
 # ---------------------------------------------------------------------------------------------- two steps each

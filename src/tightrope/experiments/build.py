@@ -17,6 +17,7 @@ from tightrope.core.compiled import INDUCTOR, check_compiler
 from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
+from tightrope.core.protocols import Batch, TrainingMethod
 from tightrope.core.spec import Spec, check_spec, margins_of
 from tightrope.data._loader import Dataset, Samples, split_validation, subset
 from tightrope.errors import InputError
@@ -92,8 +93,8 @@ def build_job(
 
     Raises:
         MissingDataError: the data are not there.
-        InputError: nothing can be compiled here though ``train.compile`` is set, an empty split, or labels that do not
-            fit the network.
+        InputError: nothing can be compiled here though ``train.compile`` is set, an empty split, or labels or a method
+            that do not fit the network.
         CheckpointError: a warm start of another network.
     """
     device = find_device(config.device)
@@ -112,6 +113,8 @@ def build_job(
         params = dict(warm_start)
     dtype = next(value.dtype for value in params.values() if value.is_floating_point())
     eps = config.eps.value(config.eps.train)
+    make_spec = make_spec or classification(network, dtype)
+    _check_method(plugins.method, network, make_spec, training, dtype)
     return Job(
         network=network,
         params={name: value.to(device) for name, value in params.items()},
@@ -120,7 +123,7 @@ def build_job(
         penalty=Penalty(config.train.l1, config.train.shi, config.train.shi_tolerance),
         train=_to(training, device),
         validation=None if validation is None else _to(validation, device),
-        make_spec=make_spec or classification(network, dtype),
+        make_spec=make_spec,
         optimizer=_optimizer(config),
         eps=_ramp(config, eps),
         lr=Piecewise(config.optimizer.lr, config.optimizer.milestones, config.optimizer.factor),
@@ -141,6 +144,18 @@ def build_job(
         backend=INDUCTOR if config.train.compile else None,
         precision=config.train.matmul_precision,
     )
+
+
+def _check_method(
+    method: TrainingMethod, network: Network, make_spec: MakeSpec, samples: Samples, dtype: torch.dtype
+) -> None:
+    """Refuse a method that does not fit the network, such as a split where there is none, before any work.
+
+    Raises:
+        InputError: its draws for one image fail.
+    """
+    batch = Batch(torch.zeros((1, *network.input_shape), dtype=dtype), make_spec(samples.labels[:1]))
+    method.draws(network, batch, torch.zeros((), dtype=torch.float64), torch.Generator())
 
 
 def classification(network: Network, dtype: torch.dtype) -> MakeSpec:

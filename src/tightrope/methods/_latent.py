@@ -10,9 +10,8 @@ from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.protocols import Attack, Batch
 from tightrope.core.spec import Spec, evaluate
-from tightrope.methods._small_box import interval_margins
+from tightrope.methods._small_box import interval_margins, kept_intervals
 from tightrope.methods._terms import cross_entropy, holds, margin_term, term
-from tightrope.relaxations._interval import forward_intervals
 
 
 def latent_noise(network: Network, batch: Batch, attack: Attack, at: int | str, generator: torch.Generator) -> Tensor:
@@ -46,7 +45,7 @@ def product_term(
     proportional to alpha L_IBP grad L_TAPS + (1 - alpha) L_TAPS grad L_IBP.
     """
     first, second = network.split(at)
-    latent = forward_intervals(first, params, box, keep=keep).interval(first.output)
+    latent = kept_intervals(first, params, box, keep).interval(first.output)
     rows = latent_margins(second, params, latent, batch.spec, attack, noise, threshold)
     estimate = cross_entropy(rows, batch)
     weighted = estimate.detach() + weight * (estimate - estimate.detach())

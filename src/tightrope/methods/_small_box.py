@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tightrope.core.bounds import Params
+from tightrope.core.bounds import Interval, Params
 from tightrope.core.box import Box
-from tightrope.core.network import Network
+from tightrope.core.network import INPUT, Network
+from tightrope.core.op import AffineOp, ElementwiseOp, JoinOp
 from tightrope.core.protocols import Attack
 from tightrope.core.spec import Spec
 from tightrope.relaxations._backward import Engine
-from tightrope.relaxations._interval import forward_intervals
+from tightrope.relaxations._interval import Forward, forward_intervals
 
 
 def inner_box(box: Box, ratio: float) -> Box:
@@ -33,4 +34,27 @@ def small_box(
 
 def interval_margins(network: Network, params: Params, box: Box, spec: Spec, keep: float) -> Tensor:
     """IBP's margins (batch, rows); if ``keep`` < 1 no bounds, since activations keep that share of their width."""
-    return Engine(network, params, forward_intervals(network, params, box, keep=keep)).spec_bounds(spec)
+    return Engine(network, params, kept_intervals(network, params, box, keep)).spec_bounds(spec)
+
+
+def kept_intervals(network: Network, params: Params, box: Box, keep: float) -> Forward:
+    """The interval pass, with activations that keep a share of the width of their range, about its centre.
+
+    Source: Mueller et al. 2023 (arXiv 2210.04871), appendix C. Below 1 these are no bounds: for training losses only,
+    which is why it is not among the relaxations.
+    """
+    if keep == 1.0:
+        return forward_intervals(network, params, box)
+    found = Forward({INPUT: Interval(*box)}, {}, {})
+    found.centres[INPUT], found.radii[INPUT] = found.middle(INPUT)
+    for node in network.nodes:
+        if isinstance(node.op, ElementwiseOp | JoinOp):
+            found.intervals[node.name] = node.op.interval(*(found.interval(name) for name in node.inputs))
+            if isinstance(node.op, ElementwiseOp):
+                centre, radius = found.middle(node.name)
+                found.intervals[node.name] = Interval(centre - keep * radius, centre + keep * radius)
+        elif isinstance(node.op, AffineOp):
+            middles = [found.middle(name) for name in node.inputs]
+            found.centres[node.name] = node.op.forward(params, *(centre for centre, _ in middles))
+            found.radii[node.name] = node.op.linear_abs(params, *(radius for _, radius in middles))
+    return found
