@@ -74,7 +74,7 @@ def ibp_loss_of_layer(weight: Array, bias: Array, low: Array, high: Array) -> fl
 
 
 def small_box(x: Array, eps: float, ratio: float, centre: Array) -> tuple[Array, Array]:
-    """Mueller et al. 2023, equation 3: the box of ratio times the clipped ball around a centre that keeps it inside."""
+    """Mueller et al. 2023: the box of ratio times the clipped ball around a centre that keeps it inside."""
     lower, upper = ball(x, eps)
     half = ratio * (upper - lower) / 2
     assert np.all(centre - half >= lower - 1e-9)
@@ -92,7 +92,7 @@ def split(net: Net, count: int) -> tuple[Net, Net]:
 
 
 def taps_margins(first: Net, second: Net, lower: Array, upper: Array, rows: Array) -> Array:
-    """Mao et al. 2023, section 3.2: for each margin the least value over the corners of the latent box.
+    """Mao et al. 2023, the multi-estimator: for each margin the least value over the corners of the latent box.
 
     Where the second part is affine that is the exact minimum over the box.
     """
@@ -103,7 +103,7 @@ def taps_margins(first: Net, second: Net, lower: Array, upper: Array, rows: Arra
 
 
 def connector(point: float, lower: float, upper: float, threshold: float) -> tuple[float, float]:
-    """Mao et al. 2023, section 3.3: derivatives of a latent adversarial entry to both ends of its interval."""
+    """Mao et al. 2023, the gradient connector: derivatives of a latent entry to both ends of its interval."""
     reach = threshold * (upper - lower)
     return max(0.0, 1.0 - (point - lower) / reach), max(0.0, 1.0 - (upper - point) / reach)
 

@@ -25,7 +25,7 @@ def small_box(
 ) -> Box:
     """The part of a box, ``ratio`` times its size, around the worst centre that an attack finds.
 
-    Source: Mueller et al. 2023 (arXiv 2210.04871), section 3.
+    Source: Mueller et al. 2023 (arXiv 2210.04871), the selection of the propagation region.
     """
     radius = ratio * (box.upper - box.lower) / 2
     centre = search.perturb(network, params, inner_box(box, ratio), spec, noise)
@@ -40,8 +40,9 @@ def interval_margins(network: Network, params: Params, box: Box, spec: Spec, kee
 def kept_intervals(network: Network, params: Params, box: Box, keep: float) -> Forward:
     """The interval pass, with activations that keep a share of the width of their range, about its centre.
 
-    Source: Mueller et al. 2023 (arXiv 2210.04871), appendix C. Below 1 these are no bounds: for training losses only,
-    which is why it is not among the relaxations.
+    Below 1 these are no bounds: for training losses only, which is why it is not among the relaxations.
+
+    Source: Mueller et al. 2023 (arXiv 2210.04871), ReLU shrinking.
     """
     if keep == 1.0:
         return forward_intervals(network, params, box)

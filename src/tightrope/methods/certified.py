@@ -36,7 +36,8 @@ class Certified:
             bounds of the loss are mixed instead. Still an upper bound.
 
     Source: Wong and Kolter 2018 (arXiv 1711.00851), theorem 2; Gowal et al. 2018 (arXiv 1810.12715), equation 9;
-    beta: Zhang et al. 2020 (arXiv 1906.06316), section 3.3; fusion: Xu et al. 2020 (arXiv 2002.12920), section 3.3.
+    beta: Zhang et al. 2020 (arXiv 1906.06316), its training objective; fusion: Xu et al. 2020 (arXiv 2002.12920),
+    section 3.3.
     """
 
     relaxation: Relaxation

@@ -31,7 +31,7 @@ class ExpIbp:
         attack_factor: radius of the attack in multiples of eps.
         robust_weight: w.
 
-    Source: De Palma et al. 2024 (arXiv 2305.13991), equation 9.
+    Source: De Palma et al. 2024 (arXiv 2305.13991), the loss named Exp-IBP.
     """
 
     attack: Attack

@@ -29,7 +29,7 @@ class MtlIbp:
         attack_factor: radius of the attack in multiples of eps.
         robust_weight: w.
 
-    Source: De Palma et al. 2024 (arXiv 2305.13991), equation 8.
+    Source: De Palma et al. 2024 (arXiv 2305.13991), the loss named MTL-IBP.
     """
 
     attack: Attack

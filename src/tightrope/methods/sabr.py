@@ -29,7 +29,7 @@ class Sabr:
         shrink: share of the width that the outputs of activations keep, about their centre; 1 for sound propagation.
         robust_weight: w.
 
-    Source: Mueller et al. 2023 (arXiv 2210.04871), equation 3 and section 3; shrinking: its appendix C.
+    Source: Mueller et al. 2023 (arXiv 2210.04871), the SABR loss, and the ReLU shrinking of its experiments.
     """
 
     attack: Attack

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
-from tightrope.core.box import Box, ball
+from tightrope.core.box import ball
 from tightrope.core.network import Network
 from tightrope.core.protocols import Attack, Batch
-from tightrope.methods._latent import box_term, latent_noise, product_term
+from tightrope.methods._latent import Latent
 from tightrope.methods._small_box import inner_box, small_box
-from tightrope.methods._terms import check_not_negative, check_share, check_weight, mix, natural_term
+from tightrope.methods._terms import check_share, check_weight, mix, natural_term
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Staps:
         shrink: share of the width that the outputs of activations keep, about their centre; 1 for sound propagation.
         robust_weight: w.
 
-    Source: Mao et al. 2023 (arXiv 2305.04574), section 3; Mueller et al. 2023 (arXiv 2210.04871), section 3.
+    Source: Mao et al. 2023 (arXiv 2305.04574), STAPS; Mueller et al. 2023 (arXiv 2210.04871), the SABR loss.
     """
 
     search: Attack
@@ -52,19 +52,19 @@ class Staps:
 
     def __post_init__(self) -> None:
         check_weight(self.robust_weight)
-        check_not_negative(gradient_weight=self.gradient_weight)
-        check_share("threshold", self.threshold)
-        check_share("shrink", self.shrink)
         check_share("ratio", self.ratio)
+        _ = self._latent
+
+    @property
+    def _latent(self) -> Latent:
+        return Latent(self.split, self.attack, self.gradient_weight, self.threshold, self.shrink)
 
     def draws(
         self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
     ) -> dict[str, Tensor]:
         """The start noise of the search for the centre, and of the latent attacks except during the ramp."""
-        draws = {"centre": self.search.noise(inner_box(ball(batch.x, eps), self.ratio), generator)}
-        if fading == 0:
-            draws["latent"] = latent_noise(network, batch, self.attack, self.split, generator)
-        return draws
+        centre = self.search.noise(inner_box(ball(batch.x, eps), self.ratio), generator)
+        return {"centre": centre, **self._latent.draws(network, batch, generator, fading)}
 
     def loss(
         self, network: Network, params: Params, batch: Batch, eps: Tensor, draws: Mapping[str, Tensor]
@@ -73,23 +73,5 @@ class Staps:
         natural, metrics = natural_term(network, params, batch)
         full, noise = ball(batch.x, eps), draws["centre"]
         box = small_box(network, params, full, batch.spec, ratio=self.ratio, search=self.search, noise=noise)
-        robust, more = self._robust(network, params, box, batch, draws)
+        robust, more = self._latent.loss(network, params, box, batch, draws)
         return mix(self.robust_weight, natural, robust), metrics | more
-
-    def _robust(
-        self, network: Network, params: Params, box: Box, batch: Batch, draws: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Metrics]:
-        if "latent" not in draws:
-            return box_term(network, params, box, batch, self.shrink)
-        return product_term(
-            network,
-            params,
-            box,
-            batch,
-            draws["latent"],
-            at=self.split,
-            attack=self.attack,
-            weight=self.gradient_weight,
-            threshold=self.threshold,
-            keep=self.shrink,
-        )

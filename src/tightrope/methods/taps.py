@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
-from tightrope.core.box import Box, ball
+from tightrope.core.box import ball
 from tightrope.core.network import Network
 from tightrope.core.protocols import Attack, Batch
-from tightrope.methods._latent import box_term, latent_noise, product_term
-from tightrope.methods._terms import check_not_negative, check_share, check_weight, mix, natural_term
+from tightrope.methods._latent import Latent
+from tightrope.methods._terms import check_weight, mix, natural_term
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Taps:
         shrink: share of the width that the outputs of activations keep, about their centre; 1 for sound propagation.
         robust_weight: w.
 
-    Source: Mao et al. 2023 (arXiv 2305.04574), section 3.
+    Source: Mao et al. 2023 (arXiv 2305.04574), the TAPS loss.
     """
 
     attack: Attack
@@ -50,39 +50,22 @@ class Taps:
 
     def __post_init__(self) -> None:
         check_weight(self.robust_weight)
-        check_not_negative(gradient_weight=self.gradient_weight)
-        check_share("threshold", self.threshold)
-        check_share("shrink", self.shrink)
+        _ = self._latent
+
+    @property
+    def _latent(self) -> Latent:
+        return Latent(self.split, self.attack, self.gradient_weight, self.threshold, self.shrink)
 
     def draws(
         self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
     ) -> dict[str, Tensor]:
         """The start noise of the latent attacks; nothing during the ramp."""
-        return {"latent": latent_noise(network, batch, self.attack, self.split, generator)} if fading == 0 else {}
+        return self._latent.draws(network, batch, generator, fading)
 
     def loss(
         self, network: Network, params: Params, batch: Batch, eps: Tensor, draws: Mapping[str, Tensor]
     ) -> tuple[Tensor, Metrics]:
         """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
         natural, metrics = natural_term(network, params, batch)
-        box = ball(batch.x, eps)
-        robust, more = self._robust(network, params, box, batch, draws)
+        robust, more = self._latent.loss(network, params, ball(batch.x, eps), batch, draws)
         return mix(self.robust_weight, natural, robust), metrics | more
-
-    def _robust(
-        self, network: Network, params: Params, box: Box, batch: Batch, draws: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Metrics]:
-        if "latent" not in draws:
-            return box_term(network, params, box, batch, self.shrink)
-        return product_term(
-            network,
-            params,
-            box,
-            batch,
-            draws["latent"],
-            at=self.split,
-            attack=self.attack,
-            weight=self.gradient_weight,
-            threshold=self.threshold,
-            keep=self.shrink,
-        )

@@ -56,7 +56,7 @@ def exact_statistics(network: Network, params: Params, batches: Iterable[Tensor]
         params: weights by name.
         batches: samples, (batch, *input shape) each.
 
-    Source: Wu and Johnson 2021 (arXiv 2105.07576), section 3, precise BatchNorm.
+    Source: Wu and Johnson 2021 (arXiv 2105.07576), precise BatchNorm.
     """
     count, sums = 0, dict[str, Tensor]()
     nodes = [(node.op.statistics, network.shapes[node.name]) for node in network.nodes if node.op.statistics]
