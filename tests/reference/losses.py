@@ -46,15 +46,15 @@ def ibp_loss(net: Net, lower: Array, upper: Array, label: int, classes: int) -> 
 
 
 def shrunken(net: Net, lower: Array, upper: Array, keep: float) -> dict[str, tuple[Array, Array]]:
-    """Intervals of a feed-forward net whose activations keep a share of their output's width, about its centre."""
+    """Intervals of a feed-forward net whose activations, where not stable, keep the lower share of their range."""
     found, low, high = {}, lower, upper
     for name, layer, _ in net.nodes:
         if isinstance(layer, Affine):
             low, high = node_intervals(sequential([layer]), low, high)["0"]
         else:
+            crossing = (low < 0) & (high > 0)
             low, high = activate(layer, low), activate(layer, high)
-            middle, half = (low + high) / 2, (high - low) / 2
-            low, high = middle - keep * half, middle + keep * half
+            high = np.where(crossing, low + keep * (high - low), high)
         found[name] = (low, high)
     return found
 

@@ -26,7 +26,7 @@ class Latent:
         attack: of the second part.
         gradient_weight: what the gradient of the estimate's loss is multiplied by.
         threshold: of the connector.
-        keep: share of the width that activations keep.
+        keep: share of their range that activations keep.
     """
 
     split: int | str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Interval, Params
@@ -33,14 +34,15 @@ def small_box(
 
 
 def interval_margins(network: Network, params: Params, box: Box, spec: Spec, keep: float) -> Tensor:
-    """IBP's margins (batch, rows); if ``keep`` < 1 no bounds, since activations keep that share of their width."""
+    """IBP's margins (batch, rows); if ``keep`` < 1 no bounds, see :func:`kept_intervals`."""
     return Engine(network, params, kept_intervals(network, params, box, keep)).spec_bounds(spec)
 
 
 def kept_intervals(network: Network, params: Params, box: Box, keep: float) -> Forward:
-    """The interval pass, with activations that keep a share of the width of their range, about its centre.
+    """The interval pass, where activations that are not stable keep a share of their range, from its lower end.
 
-    Below 1 these are no bounds: for training losses only, which is why it is not among the relaxations.
+    For ReLU: [0, u] becomes [0, keep u]. Below 1 these are no bounds: for training losses only, which is why it is not
+    among the relaxations.
 
     Source: Mueller et al. 2023 (arXiv 2210.04871), ReLU shrinking.
     """
@@ -50,10 +52,11 @@ def kept_intervals(network: Network, params: Params, box: Box, keep: float) -> F
     found.centres[INPUT], found.radii[INPUT] = found.middle(INPUT)
     for node in network.nodes:
         if isinstance(node.op, ElementwiseOp | JoinOp):
-            found.intervals[node.name] = node.op.interval(*(found.interval(name) for name in node.inputs))
+            pre = [found.interval(name) for name in node.inputs]
+            lower, upper = node.op.interval(*pre)
             if isinstance(node.op, ElementwiseOp):
-                centre, radius = found.middle(node.name)
-                found.intervals[node.name] = Interval(centre - keep * radius, centre + keep * radius)
+                upper = torch.where(node.op.stable(pre[0]), upper, lower + keep * (upper - lower))
+            found.intervals[node.name] = Interval(lower, upper)
         elif isinstance(node.op, AffineOp):
             middles = [found.middle(name) for name in node.inputs]
             found.centres[node.name] = node.op.forward(params, *(centre for centre, _ in middles))

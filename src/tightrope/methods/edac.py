@@ -26,7 +26,8 @@ class Edac:
 
     Args:
         attack: what looks for adversarial inputs, at theta and at theta'.
-        step: of the shift, in the units of the weights; 0 is PGD training.
+        step: of the shift, in the units of the weights: small, as a step of plain gradient descent with a share of the
+            learning rate is (published: 0.3 of it); 0 is PGD training.
         robust_weight: w.
 
     Cost: twice that of PGD training. Also a smoother without gradients differentiates the certainty.
@@ -35,7 +36,7 @@ class Edac:
     """
 
     attack: Attack
-    step: float = 0.3
+    step: float = 1e-3
     robust_weight: float = 1.0
 
     robust: ClassVar[bool] = True

@@ -26,7 +26,7 @@ class Sabr:
     Args:
         attack: what looks for the centre, in the ball of (1 - ratio) eps, clipped; its step size is a share of that.
         ratio: of the small box's half-width to that of the clipped ball (lambda); 1 is IBP, 0 PGD training.
-        shrink: share of the width that the outputs of activations keep, about their centre; 1 for sound propagation.
+        shrink: what the upper ends of ReLUs that are not stable are multiplied by; 1 for sound propagation.
         robust_weight: w.
 
     Source: Mueller et al. 2023 (arXiv 2210.04871), the SABR loss, and the ReLU shrinking of its experiments.

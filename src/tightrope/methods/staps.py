@@ -33,7 +33,7 @@ class Staps:
         ratio: of the small box's half-width to that of the clipped ball.
         gradient_weight: what the gradient of the estimate's loss is multiplied by, relative to that of IBP's.
         threshold: share of the latent box's width over which its ends receive gradients.
-        shrink: share of the width that the outputs of activations keep, about their centre; 1 for sound propagation.
+        shrink: what the upper ends of ReLUs that are not stable are multiplied by; 1 for sound propagation.
         robust_weight: w.
 
     Source: Mao et al. 2023 (arXiv 2305.04574), STAPS; Mueller et al. 2023 (arXiv 2210.04871), the SABR loss.

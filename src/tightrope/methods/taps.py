@@ -33,7 +33,7 @@ class Taps:
             negative are those of the second part. See :meth:`tightrope.core.network.Network.split`.
         gradient_weight: what the gradient of the estimate's loss is multiplied by, relative to that of IBP's.
         threshold: share of the latent box's width over which its ends receive gradients.
-        shrink: share of the width that the outputs of activations keep, about their centre; 1 for sound propagation.
+        shrink: what the upper ends of ReLUs that are not stable are multiplied by; 1 for sound propagation.
         robust_weight: w.
 
     Source: Mao et al. 2023 (arXiv 2305.04574), the TAPS loss.
