@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.lowering import gradient_of
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec, evaluate, margin_cross_entropy, worst_margin
 from tightrope.errors import InputError, UnknownNameError
@@ -106,7 +107,7 @@ def _ascent(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
         value, score = objective(point)
         return value.sum(), score
 
-    gradient, score = torch.func.grad(total, has_aux=True)(x)
+    gradient, score = gradient_of(total, x)
     return gradient.detach(), score.detach()
 
 
