@@ -1,4 +1,4 @@
-"""The how-to guides, followed to the letter: files are put where they say, and everything else is run."""
+"""The guides that add something, followed to the letter: files are put where they say, and everything else is run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from tightrope.core import registry
 
-GUIDES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("*.md"))
+GUIDES = sorted((Path(__file__).parents[2] / "docs" / "how-to").glob("add-a-*.md"))
 HOME = re.compile(r"# src/tightrope/(\w+)/(\w+)\.py\n")
 
 
