@@ -82,7 +82,7 @@ def method(name: str, **options: Any) -> TrainingMethod:
 
     Example:
         >>> method("certified", relaxation="ibp", robust_weight=0.7)
-        Certified(relaxation=Ibp(), robust_weight=0.7, fused=False)
+        Certified(relaxation=Ibp(), robust_weight=0.7, fused=False, towards_ibp=False)
     """
     return cast(TrainingMethod, build_plugin("methods", name, options))
 

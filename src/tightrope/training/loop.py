@@ -27,6 +27,8 @@ from tightrope.records.run import BackOff, EpochRecord
 from tightrope.schedules import Schedule
 from tightrope.smoothers._population import Population, at_once, resized
 from tightrope.smoothers.none import Unsmoothed
+from tightrope.training.accumulation import accumulated, pieces
+from tightrope.training.averaging import Averaging, exact_statistics, keep
 from tightrope.training.events import StepEvent, Watcher
 from tightrope.training.interrupt import DeferredInterrupt
 from tightrope.training.state import Meter, State
@@ -46,6 +48,11 @@ class Job:
         eps_test: radius of the validation surrogate.
         clip_norm: largest gradient norm; 0 for no clipping.
         flip, pad: augmentation by mirroring and by shifts of up to ``pad`` pixels.
+        accumulate: pieces that the loss of a batch is computed in, one after the other.
+        averaging: of the weights on the way; the run then ends with the average.
+        exact_statistics: recompute batch statistics over the training split after every epoch.
+        select: end with the epoch of smallest validation loss.
+        label_smoothing: of the losses at points.
         backend: of ``torch.compile``, which then compiles the losses of a step; None to run them as they are.
         precision: of float32 products.
     """
@@ -70,6 +77,11 @@ class Job:
     flip: bool
     pad: int
     seed: int
+    accumulate: int = 1
+    averaging: Averaging | None = None
+    exact_statistics: bool = False
+    select: bool = False
+    label_smoothing: float = 0.0
     backend: Backend | None = None
     precision: Precision = "highest"
 
@@ -83,12 +95,25 @@ class Job:
         """Of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    def fading(self, radius: float) -> float:
+        """How much of the ramp is left at a radius: 1 at its start, 0 from its end on."""
+        return max(0.0, 1.0 - radius / self.eps_ramp_end) if self.eps_ramp_end > 0 else 0.0
+
     @cached_property
     def loss_at(self) -> Callable[..., LossFn]:
-        """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params."""
+        """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params.
 
-        def loss(params: Params, batch: Batch, eps: Tensor, draws: Params) -> tuple[Tensor, Metrics]:
-            return self.method.loss(self.network, _calibrated(self.network, params, batch), batch, eps, draws)
+        ``draws`` are those of each of the pieces that the batch is divided in.
+        """
+
+        def loss(params: Params, batch: Batch, eps: Tensor, draws: tuple[Params, ...]) -> tuple[Tensor, Metrics]:
+            parts = pieces(batch, len(draws))
+
+            def of_piece(params: Params, piece: int) -> tuple[Tensor, Metrics]:
+                return self.method.loss(self.network, params, parts[piece], eps, draws[piece])
+
+            sizes = [part.x.shape[0] for part in parts]
+            return accumulated(of_piece, _calibrated(self.network, params, batch), sizes)
 
         return self._at_inputs(loss)
 
@@ -214,7 +239,8 @@ def _gradient(job: Job, state: State) -> _Found:
     batch = _batch(job, epoch, index, device, generator)
     radius = job.eps(position)
     eps = _radius(radius, device)
-    draws = job.method.draws(batch, eps, generator)
+    parts, fading = pieces(batch, job.accumulate), job.fading(radius)
+    draws = tuple(job.method.draws(job.network, part, eps, generator, fading=fading) for part in parts)
     loss = job.loss_at(batch, eps, draws)
     smoother = job.smoother
     if isinstance(smoother, Population) and state.chunk is not None:
@@ -231,6 +257,8 @@ def _update(job: Job, state: State, found: _Found) -> None:
     state.smoother = found.smoother
     state.meter.add({**found.metrics, "grad_norm": norm})
     state.step += 1
+    if job.averaging is not None:
+        job.averaging.take_in(state, job.network.trainable, job.steps_per_epoch)
 
 
 def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dict[str, float]:
@@ -242,7 +270,8 @@ def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dic
     for start in range(0, samples.size, batch_size):
         batch = _to_batch(job, part_of(samples, start, start + batch_size), device)
         sizes.append(batch.x.shape[0])
-        draws = job.method.draws(batch, eps, derived_generator(device, job.seed, "validation", start))
+        generator = derived_generator(device, job.seed, "validation", start)
+        draws = job.method.draws(job.network, batch, eps, generator)
         with torch.no_grad():
             value, metrics = job.method.loss(job.network, params, batch, eps, draws)
         for name, metric in {"loss": value, **metrics}.items():
@@ -264,7 +293,7 @@ def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
 def _batch(job: Job, epoch: int, index: int, device: torch.device, generator: torch.Generator) -> Batch:
     order = _order(job.train.size, job.seed, epoch, job.train.labels.device)
     chosen = order[index * job.batch_size : (index + 1) * job.batch_size]
-    batch = _to_batch(job, take(job.train, chosen), device)
+    batch = _to_batch(job, take(job.train, chosen), device)._replace(label_smoothing=job.label_smoothing)
     if job.flip or job.pad:
         return batch._replace(x=augment(batch.x, generator, flip=job.flip, pad=job.pad))
     return batch
@@ -284,7 +313,7 @@ def _add_penalty(
     job: Job, state: State, batch: Batch, eps: Tensor, radius: float, grad: dict[str, Tensor], metrics: Metrics
 ) -> None:
     """Add the gradient of the penalties at the weights themselves; those of Shi et al. fade out with the ramp."""
-    fading = max(0.0, 1.0 - radius / job.eps_ramp_end) if job.eps_ramp_end > 0 else 0.0
+    fading = job.fading(radius)
     if job.penalty.l1 == 0 and job.penalty.shi * fading == 0:
         return
     penalty = job.penalty_at(batch, eps, batch.x.new_full((), fading) if fading > 0 else None)
@@ -333,7 +362,11 @@ def _close_epoch(job: Job, state: State) -> EpochRecord:
     """The record of the epoch that just ended; starts the next meter."""
     position = state.step / job.steps_per_epoch
     last = (state.step - 1) / job.steps_per_epoch
-    validation = evaluate(job, state.params, job.validation, job.batch_size) if job.validation is not None else {}
+    params = _model(job, state)
+    validation = evaluate(job, params, job.validation, job.batch_size) if job.validation is not None else {}
+    if job.select or job.averaging is not None or job.exact_statistics:
+        loss, arrived = validation.get("loss", math.inf), job.fading(job.eps(position)) == 0
+        keep(state, params, loss, select=job.select, arrived=arrived, epoch=round(position))
     record = EpochRecord(
         epoch=round(position),
         step=state.step,
@@ -346,6 +379,17 @@ def _close_epoch(job: Job, state: State) -> EpochRecord:
     )
     state.meter = Meter()
     return record
+
+
+def _model(job: Job, state: State) -> dict[str, Tensor]:
+    """The weights at the end of an epoch that are evaluated and may be kept: their average, if one is taken."""
+    params = {**state.params, **state.average}
+    if not (job.network.has_statistics and (job.exact_statistics or state.average)):
+        return params
+    device = next(iter(params.values())).device
+    starts = range(0, job.train.size, job.batch_size)
+    batches = (_to_batch(job, part_of(job.train, start, start + job.batch_size), device).x for start in starts)
+    return exact_statistics(job.network, params, batches)
 
 
 def _event(job: Job, state: State) -> StepEvent:
