@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tightrope.core.spec import margin_spec as margin_spec
     from tightrope.errors import TightropeError as TightropeError
     from tightrope.experiments.api import attack as attack
+    from tightrope.experiments.api import certified_radii as certified_radii
     from tightrope.experiments.api import certify as certify
     from tightrope.experiments.api import fit as fit
     from tightrope.experiments.api import load as load
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import smoother as smoother
     from tightrope.experiments.export import export as export
     from tightrope.experiments.run import Run as Run
+    from tightrope.experiments.stages import cascade as cascade
     from tightrope.experiments.verify import Verification as Verification
     from tightrope.experiments.verify import verify as verify
     from tightrope.frontend.fx import from_module as from_module
@@ -50,9 +52,20 @@ _HOME = {
     "core.outcome": ("Outcome", "Verdict"),
     "core.spec": ("Spec", "margin_spec"),
     "errors": ("TightropeError",),
-    "experiments.api": ("attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"),
+    "experiments.api": (
+        "attack",
+        "certified_radii",
+        "certify",
+        "fit",
+        "load",
+        "method",
+        "plan",
+        "relaxation",
+        "smoother",
+    ),
     "experiments.export": ("export",),
     "experiments.run": ("Run",),
+    "experiments.stages": ("cascade",),
     "experiments.verify": ("Verification", "verify"),
     "frontend.fx": ("from_module",),
     "frontend.onnx": ("from_onnx",),

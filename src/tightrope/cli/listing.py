@@ -17,7 +17,11 @@ from tightrope.experiments.load import load_config, presets
 class Kind(StrEnum):
     """What can be listed."""
 
+    OPS = "ops"
     RELAXATIONS = "relaxations"
+    ATTACKS = "attacks"
+    VERIFIERS = "verifiers"
+    BRANCHINGS = "branchings"
     SMOOTHERS = "smoothers"
     METHODS = "methods"
     MODELS = "models"
@@ -27,7 +31,7 @@ class Kind(StrEnum):
 
 @guarded
 def listing(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List relaxations, smoothers, methods, models, datasets or presets."""
+    """List plug-ins of one kind, or presets."""
     rows = _presets() if kind is Kind.PRESETS else _plugins(kind)
     out.print(table(["name", "what it is"], rows, numbers=False))
 

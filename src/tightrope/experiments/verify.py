@@ -23,8 +23,9 @@ from tightrope.core.spec import Spec
 from tightrope.errors import InputError, MissingExtraError
 from tightrope.frontend.onnx import from_onnx
 from tightrope.frontend.onnx_runtime import run_onnx
-from tightrope.frontend.vnnlib import Problem, Property, read_property
+from tightrope.frontend.vnnlib import Problem, Property, outward_box, read_property
 from tightrope.relaxations.crown_ibp import CrownIbp
+from tightrope.relaxations.ibp import Ibp
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.bab import Bab
 from tightrope.verifiers.cascade import Cascade
@@ -46,7 +47,7 @@ class Verification:
 
     Attributes:
         verdict: VERIFIED, FALSIFIED or UNKNOWN.
-        reason: of UNKNOWN, and whether it is the time.
+        reason: of UNKNOWN.
         timed_out: whether only more time could tell.
         inputs: of a counterexample, exact and in the box.
         outputs: of the network there.
@@ -79,9 +80,9 @@ def verify(
 ) -> Verification:
     """Decide whether a network has a property, in float64: attack, bounds, then branch and bound.
 
-    A counterexample lies in the exact box of the file, and its outputs break the exact property when they are evaluated
-    again in float64. Where the network is a file and onnxruntime is installed, that evaluates it too (in the file's own
-    precision): if its outputs are others, the verdict is UNKNOWN.
+    A counterexample lies in the exact box of the file, and its outputs are unsafe in real arithmetic: rounding errors
+    are bounded, and near-ties are UNKNOWN. Where the network is a file and onnxruntime is installed, that evaluates it
+    too (in the file's own precision): if its outputs are others, the verdict is UNKNOWN.
 
     Args:
         source: an ONNX file, or a network and its params.
@@ -190,20 +191,33 @@ class _Search:
             if outcome.verdict is Verdict.VERIFIED:
                 self._open.remove(i)
             elif outcome.verdict is Verdict.FALSIFIED:
-                x, y = self._exact(problem, outcome)
-                if problem.refuted_by(x, [Fraction(value) for value in y]):
-                    return x, y
+                x = _exact(problem, outcome)
+                if problem.box.contains(x) and self._is_unsafe(problem, x):
+                    return x, tuple(evaluate(self._network, self._params, x))
                 self._reason = "the worst inputs are counterexamples up to rounding only"
             else:
                 self._reason = outcome.reason
         return None
 
-    def _exact(self, problem: Problem, outcome: Outcome) -> Counterexample:
-        """The input of the exact box that is closest to a counterexample, as it is printed, and its outputs."""
-        assert outcome.counterexample is not None
-        shortest = [Fraction(repr(value)) for value in outcome.counterexample.flatten().tolist()]
-        x = problem.box.nearest(shortest)
-        return x, tuple(evaluate(self._network, self._params, x))
+    def _is_unsafe(self, problem: Problem, x: Sequence[Fraction]) -> bool:
+        """Whether the output at an exact input is unsafe in real arithmetic, rounding errors bounded."""
+        point = _shaped(outward_box(x, x), self._network)
+        spec = problem.unsafe_spec(self._network.num_outputs)
+        with torch.no_grad():
+            rows = Ibp().bounds(self._network, self._params, point, spec, rigorous=True).margins[0].tolist()
+        left = iter(rows)
+        surely = [[(low := next(left)) > 0 or (low == 0 and not half.strict) for half in c] for c in problem.clauses]
+        return any(all(halves) for halves in surely)
+
+
+def _exact(problem: Problem, outcome: Outcome) -> tuple[Fraction, ...]:
+    """The input of the exact box that is closest to a counterexample, as it is printed."""
+    assert outcome.counterexample is not None
+    return problem.box.nearest([Fraction(repr(value)) for value in outcome.counterexample.flatten().tolist()])
+
+
+def _shaped(box: Box, network: Network) -> Box:
+    return Box(*(side.reshape(-1, *network.input_shape) for side in box))
 
 
 def evaluate(network: Network, params: Params, x: Sequence[Fraction | float]) -> list[float]:
@@ -217,9 +231,9 @@ def evaluate(network: Network, params: Params, x: Sequence[Fraction | float]) ->
 def _stacked(problems: Sequence[Problem], network: Network) -> tuple[Box, Spec]:
     boxes = [problem.bounds() for problem in problems]
     specs = [problem.spec(network.num_outputs) for problem in problems]
-    lower, upper = (torch.cat(sides).reshape(-1, *network.input_shape) for sides in zip(*boxes, strict=True))
+    lower, upper = torch.cat([box.lower for box in boxes]), torch.cat([box.upper for box in boxes])
     matrix, offset = torch.cat([spec.matrix for spec in specs]), torch.cat([spec.offset for spec in specs])
-    return Box(lower, upper), Spec(matrix, offset, specs[0].clause)
+    return _shaped(Box(lower, upper), network), Spec(matrix, offset, specs[0].clause)
 
 
 def _replay(

@@ -170,7 +170,8 @@ def tensor_array(tensor: Any) -> Array:
         array: Array = numpy_helper.to_array(tensor)
     except Exception as error:
         raise CorruptDataError(f"The tensor {tensor.name!r} is damaged: {str(error)[:200]}.") from None
-    return np.array(array, dtype=np.float64 if kind in _FLOATS else np.int64)
+    with np.errstate(all="ignore"):  # NaN is refused where it is a weight
+        return np.array(array, dtype=np.float64 if kind in _FLOATS else np.int64)
 
 
 def _needed(nodes: list[OnnxNode], output: str) -> tuple[OnnxNode, ...]:

@@ -70,12 +70,7 @@ class Problem:
         Raises:
             InputError: an end beyond the range of float64.
         """
-        try:
-            lower = [-round_up(-value) for value in self.box.lower]
-            upper = [round_up(value) for value in self.box.upper]
-        except OverflowError:
-            raise InputError("A bound of an input is beyond the range of float64.") from None
-        return Box(*(torch.tensor([side], dtype=torch.float64) for side in (lower, upper)))
+        return outward_box(self.box.lower, self.box.upper)
 
     def spec(self, outputs: int) -> Spec:
         """The property in float64: of every unsafe set some half-space is missed; batch of one.
@@ -86,14 +81,28 @@ class Problem:
         Raises:
             InputError: coefficients that float64 cannot represent.
         """
-        everything = HalfSpace((), Fraction(-1), False)
-        clauses = [halves or (everything,) for halves in self.unsafe]
-        rows = [_floats(half, outputs) for halves in clauses for half in halves]
+        return self._rows(outputs, 1)
+
+    def unsafe_spec(self, outputs: int) -> Spec:
+        """The rows of :meth:`spec` with the other sign, constants rounded down as well.
+
+        Where all rows of a clause are >= 0 (> 0, if their half-space is strict) the output is unsafe.
+        """
+        return self._rows(outputs, -1)
+
+    def _rows(self, outputs: int, sign: int) -> Spec:
+        rows = [_floats(half, outputs, sign) for halves in self.clauses for half in halves]
         return Spec(
             torch.tensor([[coef for coef, _ in rows]], dtype=torch.float64),
             torch.tensor([[offset for _, offset in rows]], dtype=torch.float64),
-            tuple(index for index, halves in enumerate(clauses) for _ in halves),
+            tuple(index for index, halves in enumerate(self.clauses) for _ in halves),
         )
+
+    @property
+    def clauses(self) -> tuple[tuple[HalfSpace, ...], ...]:
+        """The half-spaces of every unsafe set, at least one each."""
+        everything = HalfSpace((), Fraction(-1), False)
+        return tuple(halves or (everything,) for halves in self.unsafe)
 
 
 @dataclass(frozen=True)
@@ -273,21 +282,34 @@ def _exclude_each_other(halves: Iterable[HalfSpace]) -> bool:
     return False
 
 
-def _floats(half: HalfSpace, outputs: int) -> tuple[list[float], float]:
+def _floats(half: HalfSpace, outputs: int, sign: int) -> tuple[list[float], float]:
     """A row of a spec and its constant, see :meth:`Problem.spec`."""
-    coef = dict(half.coef)
+    coef, offset = {i: sign * value for i, value in half.coef}, sign * half.offset
     if not all(_exact(value) for value in coef.values()):
         scale = math.lcm(*(value.denominator for value in coef.values()))
-        coef, half = {i: value * scale for i, value in coef.items()}, half._replace(offset=half.offset * scale)
+        coef, offset = {i: value * scale for i, value in coef.items()}, offset * scale
     row = [0.0] * outputs
     for i, value in coef.items():
         if not _exact(value):
             raise InputError(f"The coefficients of Y_{i} and others have more digits than float64 can represent.")
         row[i] = float(value)
     try:
-        return row, -round_up(-half.offset)
+        return row, -round_up(-offset)
     except OverflowError:
         raise InputError("A constant is beyond the range of float64.") from None
+
+
+def outward_box(lower: Iterable[Fraction], upper: Iterable[Fraction]) -> Box:
+    """The smallest box in float64 that contains an exact one, (1, inputs).
+
+    Raises:
+        InputError: an end beyond the range of float64.
+    """
+    try:
+        ends = [-round_up(-value) for value in lower], [round_up(value) for value in upper]
+    except OverflowError:
+        raise InputError("A bound of an input is beyond the range of float64.") from None
+    return Box(*(torch.tensor([side], dtype=torch.float64) for side in ends))
 
 
 def _exact(value: Fraction) -> bool:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
+import torch
+
+from tightrope.core.box import Box
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.errors import InvariantError
 from tightrope.verifiers._problem import NEAR_TIE, Problem, inside, margin_bounds, undecided
@@ -24,6 +29,9 @@ class ContradictionError(InvariantError):
             f"Sample {position}: {detail} One of the two is wrong, so that no result of this kind can be trusted. "
             "This is a bug in Tightrope or in a plug-in: please report it."
         )
+
+    def __reduce__(self) -> tuple[type[ContradictionError], tuple[int, str], dict[str, Any]]:
+        return ContradictionError, (self.position, self.detail), vars(self)  # as it is sent from process to process
 
 
 @contextmanager
@@ -55,9 +63,31 @@ def merge(problem: Problem, earlier: Sequence[Outcome], later: Sequence[Outcome]
     return [_join(before, after) for before, after in zip(earlier, later, strict=True)]
 
 
+def within(problem: Problem, inner: Box, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes with counterexamples in smaller boxes; undecided where those break nothing any more.
+
+    Args:
+        problem: what they are about; its boxes are the exact ones, rounded outwards.
+        inner: inside the exact boxes.
+        outcomes: one a sample.
+    """
+    return [_moved(problem.rows([i]), Box(*(end[i] for end in inner)), each) for i, each in enumerate(outcomes)]
+
+
+def _moved(problem: Problem, inner: Box, outcome: Outcome) -> Outcome:
+    if outcome.counterexample is None or inside(inner, outcome.counterexample):
+        return outcome
+    x = torch.minimum(torch.maximum(outcome.counterexample, inner.lower), inner.upper)
+    [margin] = margin_bounds(problem, x[None])
+    if margin.upper <= 0:
+        return replace(outcome, upper=margin.upper, counterexample=x)
+    return undecided(outcome.method, "the counterexample is outside the exact box by rounding", margin.upper)
+
+
 def _join(before: Outcome, after: Outcome) -> Outcome:
     lower, upper = max(before.lower, after.lower), min(before.upper, after.upper)
-    reason = "; ".join(dict.fromkeys(part for part in (before.reason, after.reason) if part))
+    reasons = (part for reason in (before.reason, after.reason) for part in reason.split("; ") if part)
+    reason = "; ".join(dict.fromkeys(reasons))
     if after.verdict is Verdict.FALSIFIED:
         return Outcome(Verdict.FALSIFIED, lower, upper, after.method, after.counterexample)
     if lower > 0:
