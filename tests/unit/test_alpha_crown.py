@@ -28,7 +28,7 @@ def problem(name: str, eps: float, batch: int = 4) -> Problem:
 
 
 def bounds(given: Problem, steps: int = 100) -> Tensor:
-    """Of every clause, all of them optimised to the end: margins are far below 0, as what is proved is left as it is."""
+    """Of every clause, all optimised to the end: margins are far below 0, since what is proved is left as it is."""
     away = 10 * relaxation("deeppoly").bounds(*given).margins.abs().amax()
     far = given.spec._replace(offset=given.spec.offset - away)
     items = Items(given._replace(spec=far), relaxation("deeppoly"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from tightrope.verifiers.branching.longest_edge import LongestEdge
 _DECAY = ((15, 0.3), (28, 0.3))
 _BOXES = 8  # times as many boxes are bounded together as subproblems whose bounds are optimised
 _ROUNDS = 8  # rounds of the search from attack to attack
+_SHARE = 0.2  # of a sample's time for its pre-activation bounds
 _STARTS = 8  # of each sample's attack
 
 
@@ -156,13 +158,18 @@ class _Search:
         self._bound(part, self._options.root_steps, stop)
 
     def _tightened(self, part: Subproblems, stop: Callable[[], bool]) -> Subproblems:
-        """Whole clauses that are not proved yet, with optimised bounds of their neurons."""
+        """Whole clauses that are not proved yet, with optimised bounds of their neurons, in a part of the time."""
+
+        def enough() -> bool:
+            return stop() or time.perf_counter() >= end
+
         left = ~(part.lower > 0)
         if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
             return part
         sample = self._items.sample[part.item]
         which, row = sample[left].unique(return_inverse=True)
-        (lower, upper), _ = tightened(self._items, which, Ascent(self._options.pre_steps), stop)
+        end = time.perf_counter() + _SHARE * self._options.timeout * len(which)
+        (lower, upper), _ = tightened(self._items, which, Ascent(self._options.pre_steps), enough)
         pre_lower, pre_upper = part.pre_lower.clone(), part.pre_upper.clone()
         pre_lower[left], pre_upper[left] = lower[row], upper[row]
         return part._replace(pre_lower=pre_lower, pre_upper=pre_upper)
