@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from tightrope.verifiers.branching.longest_edge import LongestEdge
 _DECAY = ((15, 0.3), (28, 0.3))
 _BOXES = 8  # times as many boxes are bounded together as subproblems whose bounds are optimised
 _ROUNDS = 8  # rounds of the search from attack to attack
+_SHARE = 0.2  # of a sample's time for its pre-activation bounds
 _STARTS = 8  # of each sample's attack
 
 
@@ -161,13 +163,18 @@ class _Search:
         self._bound(part, self._options.root_steps, stop)
 
     def _tightened(self, part: Subproblems, stop: Callable[[], bool]) -> Subproblems:
-        """Whole clauses that are not proved yet, with optimised bounds of their neurons."""
+        """Whole clauses that are not proved yet, with optimised bounds of their neurons, in a part of the time."""
+
+        def enough() -> bool:
+            return stop() or time.perf_counter() >= end
+
         left = ~(part.lower > 0)
         if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
             return part
         sample = self._items.sample[part.item]
         which, row = sample[left].unique(return_inverse=True)
-        (lower, upper), found = tightened(self._items, which, Ascent(self._options.pre_steps), stop)
+        end = time.perf_counter() + _SHARE * self._options.timeout * len(which)
+        (lower, upper), found = tightened(self._items, which, Ascent(self._options.pre_steps), enough)
         if self._options.evidence:
             for ends in found:
                 self.ledger.keep_ends(ends.node, ends.sample, ends.entry, ends.side, ends.slopes)
