@@ -140,10 +140,11 @@ class Hybrid:
             control, others = {name: grad * totals.kept for name, grad in mean.items()}, totals.kept - 1
         onto = projection(self.unbiased, params, _of(state, _RECENT))
         correction = self._correct(loss, control, others, known, draws, onto, ranks)
-        base = mean if self.control == "leave_one_out" else control
-        grad, metrics, kept = self._combine(base, mean, correction, totals.kept, state)
+        if self.control == "leave_one_out":  # the mean of all h_i
+            control = {name: torch.where(others > 0, grad, 0.0) for name, grad in mean.items()}
+        grad, metrics, means = self._combine(control, mean, correction, totals.kept, state)
         return GradEstimate(
-            totals.value(), grad, totals.metrics(self.pairs) | metrics, self._next(state, mean, kept, totals.kept)
+            totals.value(), grad, totals.metrics(self.pairs) | metrics, self._next(state, mean, means, totals.kept)
         )
 
     def _evaluate(
