@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -120,7 +121,7 @@ def test_baselines_of_antithetic_pairs_are_refused() -> None:
 
 
 def test_rgs_with_independent_members_is_unbiased_with_more_variance() -> None:
-    """On theta^2 a / ... the gradient 2 a theta is linear: pairs z, -z cancel it exactly, independent members do not."""
+    """The gradient 2 a theta is linear: in pairs z, -z its noise cancels exactly, among independent members not."""
     expected = 2 * A * flat(params())
     found = repeated(build("rgs", antithetic=False), quadratic)
     assert_mean(found, expected)
@@ -214,7 +215,7 @@ def test_adaptation_changes_the_std_by_a_fifth_at_most_and_keeps_the_floor() -> 
     for seed in range(8):
         state = estimate(smoother, lambda p: (100 * p["w"].square().sum(), {}), seed=seed, state=state).state
         seen.append(float(state.tensors["std_factor/w"]))
-    ratios = [after / before for before, after in zip(seen, seen[1:], strict=False)]
+    ratios = [after / before for before, after in itertools.pairwise(seen)]
     assert all(0.8 - 1e-12 <= ratio <= 1.2 + 1e-12 for ratio in ratios)
     assert min(seen) == 0.5
 
@@ -409,7 +410,7 @@ def test_a_gradient_that_is_not_finite_drops_its_pair(name: str) -> None:
         return (x * (x > 0)).sqrt() + flat(p).sum(), {}  # the gradient of the root at 0 is infinite, times 0
 
     found = estimate(build(name, pairs=8), loss)
-    assert 0.0 < float(found.metrics["dropped"])
+    assert float(found.metrics["dropped"]) > 0.0
 
 
 @pytest.mark.parametrize("name", ["rgs", "pgpe", "hybrid"])

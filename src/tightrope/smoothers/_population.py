@@ -13,7 +13,7 @@ from torch import Tensor
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.compiled import at_members
 from tightrope.core.noise import derive_seed, weight_noise
-from tightrope.core.protocols import LossFn, Losses, Smoother, Std
+from tightrope.core.protocols import Losses, LossFn, Smoother, Std
 from tightrope.core.ranks import Ranks
 from tightrope.errors import InputError
 
@@ -155,7 +155,9 @@ def orthogonalised(noise: Mapping[str, Tensor], std: Mapping[str, float]) -> dic
     gram = torch.stack([row @ row.T for row in rows.values()]).sum(dim=0)
     lengths = gram.diagonal().sqrt().diag()
     mix = lengths @ torch.linalg.inv(torch.linalg.cholesky(gram))
-    return {name: (mix @ row * std[name]).to(noise[name].dtype).reshape(noise[name].shape) for name, row in rows.items()}
+    return {
+        name: (mix @ row * std[name]).to(noise[name].dtype).reshape(noise[name].shape) for name, row in rows.items()
+    }
 
 
 def _stack(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -207,9 +209,7 @@ def evaluate_members(
     return at_members(loss, perturbed, {name: value for name, value in params.items() if name not in noise})
 
 
-def evaluate_pairs(
-    loss: LossFn, params: Params, halves: tuple[Half, Half], totals: Totals
-) -> tuple[Tensor, Tensor]:
+def evaluate_pairs(loss: LossFn, params: Params, halves: tuple[Half, Half], totals: Totals) -> tuple[Tensor, Tensor]:
     """Losses of pairs, (2, pairs), and which pairs to keep, (pairs,): those whose losses are finite.
 
     The losses of the others are 0 here, and are counted.

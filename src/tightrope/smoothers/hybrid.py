@@ -38,8 +38,8 @@ class Hybrid:
     """h + (1 / n) sum_i z_i (D_i - h . z_i), D_i = [L(theta + sigma z_i) - L(theta - sigma z_i)] / (2 sigma).
 
     PGPE with a control variate h that does not depend on z_i: unbiased for the gradient of the smoothed loss, at jumps
-    too. On a linear loss of gradient a its variance is (d + 1) / n |a - h|^2 where PGPE has (d + 1) / n |a|^2. Jumps and
-    odd terms of higher order add a floor that no h removes. h is made of the gradients that the same evaluations
+    too. On a linear loss of gradient a its variance is (d + 1) / n |a - h|^2 where PGPE has (d + 1) / n |a|^2. Jumps
+    and odd terms of higher order add a floor that no h removes. h is made of the gradients that the same evaluations
     give, so that the loss must have one.
 
     Args:
@@ -64,8 +64,8 @@ class Hybrid:
 
     Cost: 2 * pairs forward and backward passes; memory of 2 * chunk. ``leave_one_out`` draws the noise twice.
 
-    Source: this project. Control variates for evolution strategies: Tang et al. 2020 (arXiv 1911.07831); guided subspaces:
-    Maheswaranathan et al. 2019 (arXiv 1806.10230).
+    Source: this project. Control variates for evolution strategies: Tang et al. 2020 (arXiv 1906.08868); guided
+    subspaces: Maheswaranathan et al. 2019 (arXiv 1806.10230).
 
     Example:
         >>> smoother = Hybrid(pairs=4)
