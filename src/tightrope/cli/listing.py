@@ -12,6 +12,7 @@ from tightrope.cli._console import out, table
 from tightrope.cli._guard import guarded
 from tightrope.core import registry
 from tightrope.experiments.load import load_config, presets
+from tightrope.experiments.suite import cells, load_suite, suites
 
 
 class Kind(StrEnum):
@@ -23,12 +24,14 @@ class Kind(StrEnum):
     MODELS = "models"
     DATASETS = "datasets"
     PRESETS = "presets"
+    SUITES = "suites"
 
 
 @guarded
 def listing(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List relaxations, smoothers, methods, models, datasets or presets."""
-    rows = _presets() if kind is Kind.PRESETS else _plugins(kind)
+    """List relaxations, smoothers, methods, models, datasets, presets or suites."""
+    own = {Kind.PRESETS: _presets, Kind.SUITES: _suites}
+    rows = own[kind]() if kind in own else _plugins(kind)
     out.print(table(["name", "what it is"], rows, numbers=False))
 
 
@@ -46,3 +49,8 @@ def _presets() -> list[list[str]]:
         text = f"{config.model.name} on {config.data.name}, eps {config.eps.target}: {method}{smoother}"
         rows.append([name, f"{text}, {config.train.epochs} epochs"])
     return rows
+
+
+def _suites() -> list[list[str]]:
+    found = {name: load_suite(name) for name in suites()}
+    return [[name, f"{len(list(cells(suite)))} networks, seeds {suite.seeds}"] for name, suite in found.items()]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import certify, demo, listing, plan, train
+from tightrope.cli import certify, demo, experiment, listing, plan, train
 
 app = typer.Typer(
     name="tightrope",
@@ -24,6 +24,7 @@ app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("demo")(demo.demo)
+app.command("experiment")(experiment.experiment)
 app.command("list")(listing.listing)
 
 
