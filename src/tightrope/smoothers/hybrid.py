@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,23 @@ from tightrope.smoothers._projection import SUBSPACES, Projection, Subspace, pro
 
 Control = Literal["leave_one_out", "previous"]
 _CONTROL, _RECENT, _SIGNAL, _POWER = "control/", "recent/", "shrink/signal", "shrink/power"
+
+
+class _Control(NamedTuple):
+    """The control variates h_i = (total - g_i) / others of all pairs; 0 where there are no others.
+
+    Attributes:
+        own: g_i . noise_i, (pairs,); all 0 where a pair's own gradient g_i has no part in the total.
+    """
+
+    total: Mapping[str, Tensor]
+    own: Tensor
+    others: Tensor
+
+    def along(self, noise: Mapping[str, Tensor], indices: list[int]) -> Tensor:
+        """h_i . noise_i of some pairs."""
+        products = dots(noise, {name: self.total[name][None].expand_as(z) for name, z in noise.items()})
+        return torch.where(self.others > 0, (products - self.own[indices]) / self.others.clamp(min=1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -134,15 +151,16 @@ class Hybrid:
         totals, known = self._evaluate(loss, params, state.trainable, draws, ranks)
         mean = totals.grad(params, state.trainable, totals.kept)
         if self.control == "previous":
-            control = {name: state.tensors[_CONTROL + name] for name in mean}
-            known["own"], others = torch.zeros_like(known["own"]), torch.ones_like(totals.kept)
+            control = _Control(_of(state, _CONTROL), torch.zeros_like(known["own"]), torch.ones_like(totals.kept))
         else:
-            control, others = {name: grad * totals.kept for name, grad in mean.items()}, totals.kept - 1
+            total = {name: grad * totals.kept for name, grad in mean.items()}
+            control = _Control(total, known["own"], totals.kept - 1)
         onto = projection(self.unbiased, params, _of(state, _RECENT))
-        correction = self._correct(loss, control, others, known, draws, onto, ranks)
+        correction = self._correct(loss, control, known, draws, onto, ranks)
+        base = control.total
         if self.control == "leave_one_out":  # the mean of all h_i
-            control = {name: torch.where(others > 0, grad, 0.0) for name, grad in mean.items()}
-        grad, metrics, means = self._combine(control, mean, correction, totals.kept, state)
+            base = {name: torch.where(control.others > 0, grad, 0.0) for name, grad in mean.items()}
+        grad, metrics, means = self._combine(base, mean, correction, totals.kept, state)
         return GradEstimate(
             totals.value(), grad, totals.metrics(self.pairs) | metrics, self._next(state, mean, means, totals.kept)
         )
@@ -168,23 +186,17 @@ class Hybrid:
     def _correct(
         self,
         loss: Losses,
-        control: Mapping[str, Tensor],
-        others: Tensor,
+        control: _Control,
         known: Mapping[str, Tensor],
         draws: Draws,
         onto: Projection,
         ranks: Ranks,
     ) -> Totals:
-        """The sum over pairs of z_i (D_i - h_i . z_i) / sigma, projected.
-
-        h_i is the control less the pair's own gradient, over ``others``; 0 where there are none.
-        """
+        """The sum over pairs of z_i (D_i - h_i . z_i) / sigma, projected."""
         totals = Totals(ranks)
         for _, indices in pieces(loss, self.pairs, self.chunk, ranks):
             noise = draws.halves(indices)[0].noise
-            along = dots(noise, {name: control[name][None].expand_as(z) for name, z in noise.items()})
-            told = torch.where(others > 0, (along - known["own"][indices]) / others.clamp(min=1), 0.0)
-            missed = (known["difference"][indices] - told) * known["keep"][indices]
+            missed = (known["difference"][indices] - control.along(noise, indices)) * known["keep"][indices]
             steps = onto({name: z / draws.std[name] ** 2 for name, z in noise.items()})
             totals.add_samples(missed, steps)
         totals.reduce()
@@ -192,18 +204,18 @@ class Hybrid:
 
     def _combine(
         self,
-        control: Mapping[str, Tensor],
+        base: Mapping[str, Tensor],
         mean: Mapping[str, Tensor],
         correction: Totals,
         pairs: Tensor,
         state: SmootherState,
     ) -> tuple[dict[str, Tensor], Metrics, dict[str, Tensor]]:
         """The estimate, what is known of it, and the running means that it used."""
-        noisy = {name: control[name] for name in control if correction.has(f"grad/{name}")}
+        noisy = {name: base[name] for name in base if correction.has(f"grad/{name}")}
         part = correction.grad(noisy, tuple(noisy), pairs)
         facts = variance_metrics(part, correction["power"], pairs)
         factor, means = self._factor(facts, state)
-        grad = {name: control[name] + factor * part[name] if name in noisy else mean[name] for name in mean}
+        grad = {name: base[name] + factor * part[name] if name in noisy else mean[name] for name in mean}
         norm = torch.stack([torch.linalg.vector_norm(each).double() for each in grad.values()]).square().sum()
         metrics = {
             "grad_power": norm,
