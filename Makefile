@@ -8,8 +8,9 @@ demo: .venv/installed
 	$(BIN)/tightrope demo
 
 test: export OMP_WAIT_POLICY ?= PASSIVE
+test: export OMP_NUM_THREADS ?= 1
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ BEST, BEST_PLAIN, BEST_EVOTORCH = "best chunk", "best plain", "best evotorch"
 
 # Where one step with the usual numbers would take minutes on a CPU. The memory cases take one step with many pairs.
 PAIRS = {"deeppoly": 8}
-MEMORY_IMAGES = {"ibp": 64, "crown_ibp": 2}
+MEMORY_IMAGES = {"ibp": 64, "crown_ibp": 16, "deeppoly": 2}
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,20 @@ def test_margins_are_below_every_point(name: str, net: str, radius: str) -> None
 
 @each_relaxation
 @each_case
+def test_bounds_for_real_arithmetic_are_the_same_but_for_a_little(name: str, net: str) -> None:
+    """Never the computed ones themselves. That they hold is checked in exact arithmetic by the tests of rounding."""
+    known, plain = case(net), bounded(name, net, "per_sample")
+    found = relaxation(name).bounds(known.net, known.params, *problem(net, "per_sample"), rigorous=True)
+    pairs = [(found.margins, plain.margins)]
+    for node, (lower, upper) in found.pre.items():
+        pairs += [(lower, plain.pre[node].lower), (-upper, -plain.pre[node].upper)]
+    for mine, computed in pairs:
+        assert torch.all(mine < computed)
+        close(mine, computed)
+
+
+@each_relaxation
+@each_case
 @each_radius
 def test_pre_contains_every_value(name: str, net: str, radius: str) -> None:
     known, pre = case(net), bounded(name, net, radius).pre
@@ -171,7 +185,7 @@ def test_equals_the_naive_reference(name: str, net: str, radius: str) -> None:
             close(bounds.pre[node].upper[sample].flatten(), high)
 
 
-@pytest.mark.parametrize("name", REFERENCE.keys() & {"crown_ibp", "deeppoly"})
+@pytest.mark.parametrize("name", ["crown_ibp", "deeppoly"])
 @pytest.mark.parametrize(("slope", "rule"), [("adaptive", "adaptive"), ("zero", "zero"), ("parallel", "chord")])
 def test_slope_rules_equal_the_naive_reference(name: str, slope: str, rule: str) -> None:
     box, spec = problem("leaky", "large")

@@ -139,7 +139,10 @@ def test_a_changed_idx_file_is_refused(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(idx(IMAGES))[:-9], gzip.compress(idx(IMAGES))[:20]])
+GZIPPED = gzip.compress(idx(IMAGES), mtime=0)
+
+
+@pytest.mark.parametrize("data", [b"", b"no gzip", GZIPPED[:-9], GZIPPED[:20]], ids=["empty", "none", "end", "begin"])
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path, data: bytes) -> None:
     write_toy(tmp_path, ".gz")
     write(tmp_path / "Toy/raw" / f"{IMAGE_FILE}.gz", data)

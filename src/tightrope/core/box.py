@@ -83,19 +83,38 @@ def linf_box(x: Tensor, eps: Eps, data_range: tuple[float, float] | None = (0.0,
         >>> box.lower, box.upper
         (tensor([[0.0000, 0.2500]]), tensor([[0.2500, 0.7500]]))
     """
-    if not x.is_floating_point():
-        raise InputError(f"Images must be floating point in the data range, got {x.dtype}. Divide by 255 first.")
-    if not bool(torch.isfinite(x).all()):
-        raise InputError("The input has NaN or infinite values.")
+    return ball(x, _checked_radius(x, eps, data_range), data_range)
+
+
+def inner_box(x: Tensor, eps: Eps, data_range: tuple[float, float] | None = (0.0, 1.0)) -> Box:
+    """:func:`linf_box` rounded inwards: inside the exact ball and the range, where counterexamples count.
+
+    ``fl(x - r)`` is the number nearest to ``x - r``, so that the next one above is not below it; and r, rounded down,
+    is at most eps.
+
+    Args:
+        x: samples, (batch, *input shape), inside the data range.
+        eps: as for :func:`linf_box`.
+        data_range: as for :func:`linf_box`.
+
+    Raises:
+        InputError: as for :func:`linf_box`.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> lower, _ = inner_box(torch.tensor([0.5], dtype=torch.float64), "1/3")
+        >>> Fraction(float(lower)) >= Fraction(1, 2) - Fraction(1, 3)
+        True
+    """
+    wide, radius = x.double(), _checked_radius(x, eps, data_range)
+    radius = torch.where(radius > 0, torch.nextafter(radius, torch.zeros_like(radius)), radius)
+    lower = _round_towards(torch.nextafter(wide - radius, wide), x.dtype, math.inf)
+    upper = _round_towards(torch.nextafter(wide + radius, wide), x.dtype, -math.inf)
     if data_range is not None:
-        _check_range(x, data_range)
-    radius = _radius(eps, x)
-    if data_range is not None and float(radius.max()) > data_range[1] - data_range[0]:
-        raise InputError(
-            f"eps = {float(radius.max()):g} is larger than the data range [{data_range[0]:g}, {data_range[1]:g}]. "
-            'eps is in input units before normalisation: for 8-bit steps write "8/255", not 8.'
-        )
-    return ball(x, radius, data_range)
+        low, high = (torch.tensor(end, dtype=torch.float64, device=x.device) for end in data_range)
+        lower = torch.maximum(lower, _round_towards(low, x.dtype, math.inf))
+        upper = torch.minimum(upper, _round_towards(high, x.dtype, -math.inf))
+    return Box(torch.minimum(lower, x), torch.maximum(upper, x))
 
 
 def ball(x: Tensor, radius: Tensor, data_range: tuple[float, float] | None = (0.0, 1.0)) -> Box:
@@ -125,6 +144,23 @@ def _round_towards(value: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
     cast = value.to(dtype)
     wrong = cast.double() > value if towards < 0 else cast.double() < value
     return torch.where(wrong, torch.nextafter(cast, torch.full_like(cast, towards)), cast)
+
+
+def _checked_radius(x: Tensor, eps: Eps, data_range: tuple[float, float] | None) -> Tensor:
+    """See :func:`_radius`."""
+    if not x.is_floating_point():
+        raise InputError(f"Images must be floating point in the data range, got {x.dtype}. Divide by 255 first.")
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("The input has NaN or infinite values.")
+    if data_range is not None:
+        _check_range(x, data_range)
+    radius = _radius(eps, x)
+    if data_range is not None and float(radius.max()) > data_range[1] - data_range[0]:
+        raise InputError(
+            f"eps = {float(radius.max()):g} is larger than the data range [{data_range[0]:g}, {data_range[1]:g}]. "
+            'eps is in input units before normalisation: for 8-bit steps write "8/255", not 8.'
+        )
+    return radius
 
 
 def _check_range(x: Tensor, data_range: tuple[float, float]) -> None:

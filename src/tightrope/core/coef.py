@@ -60,6 +60,10 @@ class Dense:
         """|coef| . radius, (batch, *shape) -> (batch, rows)."""
         return _dot(self.value.abs(), radius)
 
+    def spread(self, slack: Tensor) -> Tensor:
+        """The sum of absolute values from which |coef| . slack is computed in this form: at least that."""
+        return self.dot_abs(slack)
+
     def through(self, lines: Lines) -> tuple[Dense, Tensor]:
         """Upper bounds in terms of the input of a non-linear op: the new coefficients and the constant.
 
@@ -134,6 +138,10 @@ class Patches:
     def dot_abs(self, radius: Tensor) -> Tensor:
         """See :meth:`Dense.dot_abs`."""
         return self._dot(self.value.abs(), self.frame.windows(radius))
+
+    def spread(self, slack: Tensor) -> Tensor:
+        """See :meth:`Dense.spread`."""
+        return self.dot_abs(slack)
 
     def through(self, lines: Lines) -> tuple[Patches | Factored, Tensor]:
         """See :meth:`Dense.through`. The slopes outside the node are 0, which masks."""
@@ -256,6 +264,14 @@ class Factored:
             plus = plus + torch.bmm(inside, (other + same).abs())
             minus = minus + torch.bmm(inside, (other - same).abs())
         return _rows(plus.reshape(batch, positions, -1), minus.reshape(batch, positions, -1))
+
+    def spread(self, slack: Tensor) -> Tensor:
+        """See :meth:`Dense.spread`. No coefficient is multiplied out for it, so that it costs next to nothing."""
+        windows = self.frame.windows(slack)
+        if self.matrix is not None:
+            windows = matmul(windows, self.matrix.abs().T)
+        found = matmul(windows * (self.middle.abs() + self.gap.abs()), self.weight.abs().T)
+        return _rows(found, found)
 
     def through(self, lines: Lines) -> tuple[Patches | Factored, Tensor]:
         """See :meth:`Dense.through`."""

@@ -85,6 +85,18 @@ class AffineOp(Op):
     kind = "affine"
     monomial: ClassVar[bool] = False
 
+    @abstractmethod
+    def roundings(self, params: Params) -> int:
+        """How many rounding errors an entry of A x or of A^T coef gathers at most; 0 where both are exact.
+
+        A sum of n products has n, each relative to the sum of absolute values; those of computed entries of A count.
+        """
+
+    def bias_abs(self, params: Params) -> Tensor | None:
+        """The sum of absolute values that b is computed from, abs(b) where it is stored."""
+        bias = self.bias(params)
+        return None if bias is None else bias.abs()
+
     @property
     def window(self) -> Window | None:
         """Of images: how it moves over them, :data:`POINT` if outputs depend on their own position; None for others."""
@@ -116,18 +128,20 @@ class JoinOp(AffineOp):
 
     @abstractmethod
     def interval(self, *inputs: Interval) -> Interval:
-        """Its range, from those of its inputs."""
+        """Its range, from those of its inputs; exact, or rounded outwards."""
 
 
 class ElementwiseOp(Op):
-    """y_i = f(x_i), with lines that bound f on an interval.
+    """y_i = f(x_i) for an f that never falls, with lines that bound it on an interval.
 
     Attributes:
         breakpoints: where f is not differentiable.
+        roundings: error of a computed value, in units of roundoff of the value; 0 where it is exact.
     """
 
     kind = "elementwise"
     breakpoints: ClassVar[tuple[float, ...]] = ()
+    roundings: ClassVar[int]
 
     @abstractmethod
     def interval(self, pre: Interval) -> Interval:
@@ -142,6 +156,13 @@ class ElementwiseOp(Op):
         """Lines that bound f from below and above on the interval, valid for every tilt in [0, 1].
 
         Where f is stable both are f itself, whatever the tilt.
+        """
+
+    @abstractmethod
+    def outward(self, pre: Interval, lines: Lines) -> Lines:
+        """Lines of :meth:`envelope`, or of constants that bound it, moved so that they hold for all real numbers.
+
+        They bound f on the interval, both taken as exact, however the slopes were rounded.
         """
 
     @abstractmethod

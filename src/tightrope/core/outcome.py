@@ -26,7 +26,7 @@ class Outcome:
     Attributes:
         verdict: VERIFIED needs ``lower > 0``, FALSIFIED a counterexample with ``upper <= 0``.
         lower: best lower bound of the property's margin over the box; -inf if none.
-        upper: smallest margin seen at a concrete input; +inf if none.
+        upper: smallest margin seen at a concrete input, rounded up; +inf if none.
         method: name of what decided, or of the last that tried.
         counterexample: an input inside the box, (*input shape), for FALSIFIED only.
         reason: why it stopped, for UNKNOWN only.

@@ -62,6 +62,23 @@ def full_precision() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def direct_convolutions() -> Iterator[None]:
+    """Inside, convolutions are sums of products: no FFT, no Winograd's algorithm. Bounds of rounding errors assume it.
+
+    cuDNN and NNPACK, which choose for themselves, are off; what torch has instead is im2col and a matrix product, and
+    oneDNN (float32 on a CPU), of which torch asks for the direct algorithm.
+    """
+    cudnn, nnpack = _backends.cudnn.enabled, torch._C._get_nnpack_enabled()
+    try:
+        _backends.cudnn.enabled = False
+        torch._C._set_nnpack_enabled(False)
+        yield
+    finally:
+        _backends.cudnn.enabled = cudnn
+        torch._C._set_nnpack_enabled(nnpack)
+
+
 def _settled(read: Callable[[], T]) -> T | None:
     """A setting, or None where torch refuses to name one because its parts differ."""
     try:

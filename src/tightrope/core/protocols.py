@@ -85,6 +85,7 @@ class Relaxation(Protocol):
         spec: Spec,
         *,
         pre: Mapping[str, Interval] | None = None,
+        rigorous: bool = False,
     ) -> Bounds:
         """Bounds that hold for every input in the box.
 
@@ -94,6 +95,8 @@ class Relaxation(Protocol):
             box: input bounds, (batch, *input shape).
             spec: rows about the output, (batch, rows, outputs).
             pre: pre-activation bounds from elsewhere by node name, taken as they are instead of computed.
+            rigorous: also bound the rounding errors of the computation: what is returned then holds for real
+                arithmetic on the weights, if ``pre`` does. Verifiers ask for that; it is not for training.
 
         Returns:
             Lower bounds of the rows, (batch, rows), and the pre-activation bounds they rest on. NaN and infinity pass

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Params
-from tightrope.core.box import Box, linf_box, parse_eps
+from tightrope.core.box import Box, inner_box, linf_box, parse_eps
 from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
@@ -31,7 +31,7 @@ from tightrope.errors import CorruptDataError, InputError
 from tightrope.records import image
 from tightrope.records.image import NATURAL, ImageRecord, Summary, summarise
 from tightrope.verifiers._merge import merge, numbered
-from tightrope.verifiers._problem import INF, Problem, concrete_margins, undecided
+from tightrope.verifiers._problem import INF, NEAR_TIE, Margin, Problem, margin_bounds, undecided
 
 DTYPES = (torch.float32, torch.float64)
 MakeSpec = Callable[[Tensor], Spec]
@@ -76,8 +76,9 @@ def certify(
 ) -> Summary:
     """Decide every image and record it; skip those that ``path`` already has.
 
-    An image is natural if the property holds at it, evaluated in float64; only then does the verifier see it. It is
-    certified if the verifier proves the property on its whole box.
+    An image is natural if the property holds at it by more than the rounding error of its evaluation; only then does
+    the verifier see it. It is certified if the verifier proves the property on its whole box, which is rounded
+    outwards. A counterexample lies in the exact box.
 
     Args:
         network: the graph.
@@ -210,9 +211,9 @@ class _Job:
         """The records of a block."""
         problem, begin = self.problem(index), time.perf_counter()
         x = self.x[index.start : index.stop]
-        margins = concrete_margins(problem, x)
+        margins = margin_bounds(problem, x)
         outcomes = [_at_clean(margin, point) for margin, point in zip(margins, x, strict=True)]
-        natural = [i for i, margin in enumerate(margins) if 0 < margin < INF]  # NaN is not
+        natural = [i for i, margin in enumerate(margins) if margin.lower > 0]  # NaN is not
         seconds = [(time.perf_counter() - begin) / len(index)] * len(index)
         if natural:
             begin = time.perf_counter()
@@ -227,7 +228,19 @@ class _Job:
         block = images[0] // self.batch_size * self.batch_size
         generator = derived_generator(self.x.device, self.seed, "certify", block)
         with numbered(images):
-            return merge(problem, clean, self.verifier.verify(network, params, box, spec, generator=generator))
+            found = merge(problem, clean, self.verifier.verify(network, params, box, spec, generator=generator))
+        return [self._exact(problem.rows([i]), images[i], outcome) for i, outcome in enumerate(found)]
+
+    def _exact(self, problem: Problem, image: int, outcome: Outcome) -> Outcome:
+        """The outcome, with a counterexample in the exact box, as the box that is bounded is a little larger."""
+        if outcome.counterexample is None:
+            return outcome
+        lower, upper = inner_box(self.x[image : image + 1], parse_eps(self.eps))
+        x = torch.minimum(torch.maximum(outcome.counterexample[None], lower), upper)
+        [margin] = margin_bounds(problem, x)
+        if margin.upper <= 0:
+            return replace(outcome, upper=margin.upper, counterexample=x[0])
+        return undecided(outcome.method, "the counterexample is outside the exact box by rounding", margin.upper)
 
     def _record(self, index: int, natural: bool, outcome: Outcome, seconds: float) -> ImageRecord:
         return ImageRecord(
@@ -246,13 +259,14 @@ class _Job:
         )
 
 
-def _at_clean(margin: float, x: Tensor) -> Outcome:
-    """Falsified by the clean image itself, or undecided; overflow there is unknown and not natural."""
-    if not math.isfinite(margin):
-        return undecided(NATURAL, f"{'NaN' if math.isnan(margin) else 'infinite'} output at the clean image")
-    if margin <= 0:
-        return Outcome(Verdict.FALSIFIED, -INF, margin, NATURAL, counterexample=x)
-    return undecided(NATURAL, "", upper=margin)
+def _at_clean(margin: Margin, x: Tensor) -> Outcome:
+    """Falsified by the clean image itself, or undecided; overflow and near-ties there are unknown and not natural."""
+    lower, upper = margin
+    if not math.isfinite(upper):
+        return undecided(NATURAL, "NaN or infinite output at the clean image")
+    if upper <= 0:
+        return Outcome(Verdict.FALSIFIED, -INF, upper, NATURAL, counterexample=x)
+    return undecided(NATURAL, "" if lower > 0 else f"{NEAR_TIE}, at the clean image", upper=upper)
 
 
 def _exactly(value: Tensor, dtype: torch.dtype, what: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tightrope.core.bounds import Interval, Lines
 from tightrope.core.op import Tilt
+from tightrope.core.rounding import moved_apart
 
 
 def stable(pre: Interval) -> Tensor:
@@ -27,6 +28,11 @@ def envelope(pre: Interval, tilt: Tilt, a: float) -> Lines:
     if upper is not None:
         chord, upper_bias = upper * chord, up * (1.0 - upper) + upper * upper_bias
     return Lines(lower if a == 0.0 else a + (1.0 - a) * lower, None, chord, upper_bias)
+
+
+def outward(pre: Interval, lines: Lines, a: float) -> Lines:
+    """Lines through 0 of a slope in [0, 1] lie below a ReLU however the slope was rounded."""
+    return moved_apart(pre, lines, lower=a > 0 or lines.lower_bias is not None)
 
 
 def _shares(pre: Interval) -> tuple[Tensor, Tensor, Tensor]:

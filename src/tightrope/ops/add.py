@@ -38,6 +38,9 @@ class Add(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return 1
+
     def output_shape(self, *shapes: Shape) -> Shape:
         if shapes[0] != shapes[1]:
             raise ValueError(f"adds samples of different shapes {shapes[0]} and {shapes[1]}")

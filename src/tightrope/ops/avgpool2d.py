@@ -66,6 +66,9 @@ class AvgPool2d(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return self.kernel[0] * self.kernel[1] + 2  # and the division
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return (self.input_shape[0], *self.window.grid(self.input_shape))
 

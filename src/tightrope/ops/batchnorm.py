@@ -72,6 +72,15 @@ class BatchNorm(AffineOp):
         shift = -self._per_channel(params[self.mean]) * self._scale(params)
         return shift if self.bias_key is None else shift + self._per_channel(params[self.bias_key])
 
+    def roundings(self, params: Params) -> int:
+        return 16  # two or three of the scale, where square roots may be off by two units in the last place
+
+    def bias_abs(self, params: Params) -> Tensor | None:
+        mean, var = params[self.mean].abs(), params[self.var]
+        # A negative variance could cancel out with epsilon.
+        size = self._per_channel(torch.where(var >= 0, mean, torch.inf)) * self._scale(params).abs()
+        return size if self.bias_key is None else size + self._per_channel(params[self.bias_key]).abs()
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return self.shape
 

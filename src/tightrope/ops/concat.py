@@ -35,6 +35,9 @@ class Concat(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return 0
+
     def output_shape(self, *shapes: Shape) -> Shape:
         first, axis = shapes[0], self.axis
         if not 0 <= axis < len(first):

@@ -82,6 +82,10 @@ class Conv2d(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None if self.bias_key is None else params[self.bias_key][:, None, None]
 
+    def roundings(self, params: Params) -> int:
+        channels = max(self.input_shape[0], self.out_channels) // self.groups
+        return channels * self.kernel[0] * self.kernel[1]
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return (self.out_channels, *self.window.grid(self.input_shape))
 

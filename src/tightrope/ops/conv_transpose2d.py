@@ -86,6 +86,10 @@ class ConvTranspose2d(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None if self.bias_key is None else params[self.bias_key][:, None, None]
 
+    def roundings(self, params: Params) -> int:
+        channels = max(self.input_shape[0], self.out_channels) // self.groups
+        return channels * self.kernel[0] * self.kernel[1]
+
     def output_shape(self, *shapes: Shape) -> Shape:
         facts = zip(
             self.input_shape[1:],

@@ -20,6 +20,7 @@ class LeakyRelu(ElementwiseOp):
 
     modules = (nn.LeakyReLU,)
     breakpoints = (0.0,)
+    roundings = 2
 
     @classmethod
     def from_module(cls, module: nn.LeakyReLU, path: str, shape: Shape) -> LeakyRelu:
@@ -42,6 +43,9 @@ class LeakyRelu(ElementwiseOp):
 
     def envelope(self, pre: Interval, tilt: Tilt) -> Lines:
         return _piecewise.envelope(pre, tilt, self.negative_slope)
+
+    def outward(self, pre: Interval, lines: Lines) -> Lines:
+        return _piecewise.outward(pre, lines, self.negative_slope)
 
     def chord(self, pre: Interval) -> Tilt:
         return _piecewise.chord(pre)

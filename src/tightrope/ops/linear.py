@@ -49,5 +49,8 @@ class Linear(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None if self.bias_key is None else params[self.bias_key]
 
+    def roundings(self, params: Params) -> int:
+        return max(params[self.weight].shape)
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return (self.out_features,)

@@ -45,6 +45,9 @@ class Maximum(JoinOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return 1
+
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 3 or len(set(shapes)) != 1:
             raise ValueError(f"compares samples of different shapes {shapes[0]} and {shapes[1]}")

@@ -17,6 +17,7 @@ class Relu(ElementwiseOp):
 
     modules = (nn.ReLU,)
     breakpoints = (0.0,)
+    roundings = 0
 
     @classmethod
     def from_module(cls, module: nn.ReLU, path: str, shape: Shape) -> Relu:
@@ -37,6 +38,9 @@ class Relu(ElementwiseOp):
 
     def envelope(self, pre: Interval, tilt: Tilt) -> Lines:
         return _piecewise.envelope(pre, tilt, 0.0)
+
+    def outward(self, pre: Interval, lines: Lines) -> Lines:
+        return _piecewise.outward(pre, lines, 0.0)
 
     def chord(self, pre: Interval) -> Tilt:
         return _piecewise.chord(pre)

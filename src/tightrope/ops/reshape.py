@@ -57,5 +57,8 @@ class Reshape(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return 0
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return self.after

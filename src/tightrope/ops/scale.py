@@ -44,6 +44,9 @@ class Scale(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return 3  # the factor's own, its inverse, and the product
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return self.shape
 

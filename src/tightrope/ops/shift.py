@@ -48,6 +48,9 @@ class Shift(AffineOp):
             offset = like.new_full((1,) * len(self.shape), offset)
         return self.sign * offset
 
+    def roundings(self, params: Params) -> int:
+        return 0
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return self.shape
 

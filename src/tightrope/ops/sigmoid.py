@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Interval, Lines, Params, Shape
 from tightrope.core.op import ElementwiseOp, Tilt
+from tightrope.core.rounding import FUNCTION_ERROR, moved_apart
 from tightrope.ops import _s_shaped
 
 
@@ -20,6 +21,7 @@ class Sigmoid(ElementwiseOp):
     """
 
     modules = (nn.Sigmoid,)
+    roundings = FUNCTION_ERROR
 
     @classmethod
     def from_module(cls, module: nn.Sigmoid, path: str, shape: Shape) -> Sigmoid:
@@ -42,6 +44,9 @@ class Sigmoid(ElementwiseOp):
         lower_slope, lower_bias, upper_slope, upper_bias = _s_shaped.envelope(_halved(pre), tilt)
         assert lower_bias is not None
         return Lines(lower_slope / 4, (1 + lower_bias) / 2, upper_slope / 4, (1 + upper_bias) / 2)
+
+    def outward(self, pre: Interval, lines: Lines) -> Lines:
+        return moved_apart(pre, lines, 1.0)
 
     def chord(self, pre: Interval) -> Tilt:
         return _s_shaped.chord(_halved(pre))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Interval, Lines, Params, Shape
 from tightrope.core.op import ElementwiseOp, Tilt
+from tightrope.core.rounding import FUNCTION_ERROR, largest, moved_apart
 from tightrope.ops import _s_shaped
 
 
@@ -20,6 +21,7 @@ class Tanh(ElementwiseOp):
     """
 
     modules = (nn.Tanh,)
+    roundings = FUNCTION_ERROR
 
     @classmethod
     def from_module(cls, module: nn.Tanh, path: str, shape: Shape) -> Tanh:
@@ -40,6 +42,9 @@ class Tanh(ElementwiseOp):
 
     def envelope(self, pre: Interval, tilt: Tilt) -> Lines:
         return _s_shaped.envelope(pre, tilt)
+
+    def outward(self, pre: Interval, lines: Lines) -> Lines:
+        return moved_apart(pre, lines, torch.tanh(largest(pre)))
 
     def chord(self, pre: Interval) -> Tilt:
         return _s_shaped.chord(pre)

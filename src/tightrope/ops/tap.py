@@ -62,6 +62,9 @@ class Tap(AffineOp):
     def bias(self, params: Params) -> Tensor | None:
         return None
 
+    def roundings(self, params: Params) -> int:
+        return self.count if self.window is None else 0  # where windows reach outside, entries stand for several
+
     def output_shape(self, *shapes: Shape) -> Shape:
         shape = list(self.input_shape)
         if shapes[0] != self.input_shape or len(shape) != 3 or self.axis not in (1, 2):

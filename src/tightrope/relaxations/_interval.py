@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Interval, Params
 from tightrope.core.box import Box
-from tightrope.core.network import INPUT, Network
+from tightrope.core.network import INPUT, Network, Node
 from tightrope.core.op import AffineOp, ElementwiseOp, JoinOp
+from tightrope.core.precision import direct_convolutions
+from tightrope.core.rounding import above, below, gamma, tiny
 
 
 class Forward(NamedTuple):
@@ -20,29 +23,41 @@ class Forward(NamedTuple):
         intervals: of pre-activations and of the outputs of non-linear nodes and joins, by node name.
         centres: value of every other affine node, and of the input, at the centres of its inputs.
         radii: half-widths of the same nodes.
+        rigorous: whether these hold for real arithmetic.
     """
 
     intervals: dict[str, Interval]
     centres: dict[str, Tensor]
     radii: dict[str, Tensor]
+    rigorous: bool = False
 
     def interval(self, name: str) -> Interval:
         """Lower and upper ends of a node."""
         if name in self.intervals:
             return self.intervals[name]
         centre, radius = self.centres[name], self.radii[name]
-        return Interval(centre - radius, centre + radius)
+        ends = Interval(centre - radius, centre + radius)
+        return Interval(below(ends.lower), above(ends.upper)) if self.rigorous else ends
 
     def middle(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and half-width of a node."""
         if name in self.centres:
             return self.centres[name], self.radii[name]
-        return _middle(self.intervals[name])
+        lower, upper = self.intervals[name]
+        centre = 0.5 * (lower + upper)
+        if self.rigorous:
+            return centre, above(torch.maximum(upper - centre, centre - lower))
+        return centre, upper - centre
 
 
-def _middle(interval: Interval) -> tuple[Tensor, Tensor]:
-    centre = 0.5 * (interval.lower + interval.upper)
-    return centre, interval.upper - centre
+def image(op: ElementwiseOp, pre: Interval) -> Interval:
+    """The range of f over an interval, rounded outwards."""
+    found = op.interval(pre)
+    if op.roundings == 0:
+        return found
+    share, least = gamma(op.roundings, found.lower.dtype), tiny(found.lower.dtype)
+    lower, upper = (share * end.abs() + least for end in found)
+    return Interval(below(found.lower - lower), above(found.upper + upper))
 
 
 def forward_intervals(
@@ -52,14 +67,32 @@ def forward_intervals(
     *,
     pre: Mapping[str, Interval] | None = None,
     only: Container[str] | None = None,
+    rigorous: bool = False,
 ) -> Forward:
     """Interval bounds of the nodes in ``only`` (closed under inputs), or of all.
 
     Non-linear ops take ``pre`` where it is given. Affine nodes pass centre and half-width on as they are; lower and
     upper ends are formed where a non-linear op needs them. So centres before the first non-linear op are values of the
     network.
+
+    With ``rigorous`` the bounds hold for real arithmetic: half-widths grow by what is lost to rounding.
     """
-    found = Forward({}, {}, {})
+    if rigorous:
+        with direct_convolutions():
+            return _forward(network, params, box, pre, only, rigorous=True)
+    return _forward(network, params, box, pre, only, rigorous=False)
+
+
+def _forward(
+    network: Network,
+    params: Params,
+    box: Box,
+    pre: Mapping[str, Interval] | None,
+    only: Container[str] | None,
+    *,
+    rigorous: bool,
+) -> Forward:
+    found = Forward({}, {}, {}, rigorous)
     found.intervals[INPUT] = Interval(*box)
     found.centres[INPUT], found.radii[INPUT] = found.middle(INPUT)
     given = pre or {}
@@ -67,15 +100,40 @@ def forward_intervals(
         if only is not None and node.name not in only:
             continue
         if isinstance(node.op, ElementwiseOp | JoinOp):
-            own = given.get(node.name)
-            found.intervals[node.name] = own or node.op.interval(*(found.interval(name) for name in node.inputs))
+            found.intervals[node.name] = given.get(node.name) or _range(node, found)
             continue
         assert isinstance(node.op, AffineOp)
         middles = [found.middle(name) for name in node.inputs]
-        found.centres[node.name] = node.op.forward(params, *(c for c, _ in middles))
-        found.radii[node.name] = node.op.linear_abs(params, *(r for _, r in middles))
+        centre = node.op.forward(params, *(c for c, _ in middles))
+        found.centres[node.name] = centre
+        if rigorous:
+            found.radii[node.name] = _radius(node.op, params, middles, centre)
+        else:
+            found.radii[node.name] = node.op.linear_abs(params, *(r for _, r in middles))
         if node.name in given:
             found.intervals[node.name] = given[node.name]
         elif node.name in network.pre_activations:
             found.intervals[node.name] = found.interval(node.name)
     return found
+
+
+def _range(node: Node, found: Forward) -> Interval:
+    inputs = [found.interval(name) for name in node.inputs]
+    if found.rigorous and isinstance(node.op, ElementwiseOp):
+        return image(node.op, *inputs)
+    assert isinstance(node.op, ElementwiseOp | JoinOp)
+    return node.op.interval(*inputs)
+
+
+def _radius(op: AffineOp, params: Params, middles: list[tuple[Tensor, Tensor]], centre: Tensor) -> Tensor:
+    """How far A z + b can be from the computed centre where every z is within a radius of a computed one.
+
+    ``|A| (r + gamma |c|) + gamma |b|``, rounded upwards; infinite where the centre is not finite.
+    """
+    if (count := op.roundings(params)) == 0 and op.bias(params) is None:
+        return op.linear_abs(params, *(r for _, r in middles))
+    share, least = gamma(count + 8, centre.dtype), tiny(centre.dtype)
+    radius = (1 + share) * op.linear_abs(params, *(r + (share * c.abs() + least) for c, r in middles))
+    if (bias := op.bias_abs(params)) is not None:
+        radius = radius + share * bias
+    return torch.where(torch.isfinite(centre), radius + (count + 8) * least, torch.inf)

@@ -42,9 +42,11 @@ class CrownIbp:
         spec: Spec,
         *,
         pre: Mapping[str, Interval] | None = None,
+        rigorous: bool = False,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
+        rule = LOWER[self.slope]
         if pre is not None and all(name in pre for name in network.pre_activations):
-            return backward_bounds(network, params, box, spec, LOWER[self.slope], pre)
-        forward = forward_intervals(network, params, box, pre=pre)
-        return backward_bounds(network, params, box, spec, LOWER[self.slope], forward.intervals, forward)
+            return backward_bounds(network, params, box, spec, rule, pre, rigorous=rigorous)
+        forward = forward_intervals(network, params, box, pre=pre, rigorous=rigorous)
+        return backward_bounds(network, params, box, spec, rule, forward.intervals, forward, rigorous=rigorous)

@@ -42,6 +42,7 @@ class Deeppoly:
         spec: Spec,
         *,
         pre: Mapping[str, Interval] | None = None,
+        rigorous: bool = False,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
-        return backward_bounds(network, params, box, spec, LOWER[self.slope], pre)
+        return backward_bounds(network, params, box, spec, LOWER[self.slope], pre, rigorous=rigorous)

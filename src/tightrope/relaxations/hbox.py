@@ -36,6 +36,7 @@ class Hbox:
         spec: Spec,
         *,
         pre: Mapping[str, Interval] | None = None,
+        rigorous: bool = False,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
-        return backward_bounds(network, params, box, spec, _slopes.constant, pre)
+        return backward_bounds(network, params, box, spec, _slopes.constant, pre, rigorous=rigorous)

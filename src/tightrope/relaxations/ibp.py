@@ -12,6 +12,7 @@ from tightrope.core.network import Network
 from tightrope.core.spec import Spec
 from tightrope.relaxations._backward import Engine
 from tightrope.relaxations._interval import forward_intervals
+from tightrope.relaxations._rounding import to_intervals
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ class Ibp:
         spec: Spec,
         *,
         pre: Mapping[str, Interval] | None = None,
+        rigorous: bool = False,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
-        forward = forward_intervals(network, params, box, pre=pre)
-        margins = Engine(network, params, forward).spec_bounds(spec)
+        forward = forward_intervals(network, params, box, pre=pre, rigorous=rigorous)
+        engine = Engine(network, params, forward)
+        if rigorous:
+            engine.rounding = to_intervals(network, params, forward)
+        margins = engine.spec_bounds(spec)
         return Bounds(margins, {name: forward.intervals[name] for name in network.pre_activations})

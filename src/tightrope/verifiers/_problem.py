@@ -12,10 +12,12 @@ from tightrope.core.bounds import Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
-from tightrope.core.spec import Spec, check_spec, evaluate, worst_margin
+from tightrope.core.spec import Spec, check_spec, worst_margin
 from tightrope.errors import InputError
+from tightrope.relaxations.ibp import Ibp
 
 INF = float("inf")
+NEAR_TIE = "a margin as close to 0 as rounding errors"
 
 
 class Problem(NamedTuple):
@@ -54,31 +56,35 @@ def checked(network: Network, params: Params, box: Box, spec: Spec) -> Problem:
     return Problem(network, params, box, check_spec(spec, shape[0], network.num_outputs))
 
 
-def concrete_margins(problem: Problem, x: Tensor) -> list[float]:
-    """The property's margin at one input a sample, in float64 whatever the dtype of the problem.
+class Margin(NamedTuple):
+    """Where the property's margin at an input lies, in real arithmetic on the weights; NaN where nothing is known."""
 
-    Those that are not positive, of which a verdict depends on the sign, are evaluated again one by one: the last bits
-    of a batched product depend on the batch.
+    lower: float
+    upper: float
+
+
+def margin_bounds(problem: Problem, x: Tensor) -> list[Margin]:
+    """Bounds of the property's margin at one input a sample, in float64 whatever the dtype of the problem.
+
+    The interval pass over a box of one point, rounded outwards: the network's value and a bound of its rounding error.
 
     Args:
         problem: of batch n.
         x: (n, *input shape).
-
-    Returns:
-        n numbers; NaN and infinity as they come out.
     """
     spec, x = problem.spec, x.double()
     params = {name: v.double() if v.is_floating_point() else v for name, v in problem.params.items()}
     matrix, offset = spec.matrix.double(), spec.offset.double()
-
-    def margins(part: slice) -> list[float]:
-        rows = evaluate(Spec(matrix[part], offset[part], spec.clause), problem.network(params, x[part]))
-        values: list[float] = worst_margin(rows, spec.clause).tolist()
-        return values
-
+    both = Spec(torch.cat([matrix, -matrix], 1), torch.cat([offset, -offset], 1), spec.clause * 2)
     with torch.no_grad():
-        together = margins(slice(None)) if problem.size else []
-        return [m if m > 0 else margins(slice(i, i + 1))[0] for i, m in enumerate(together)]
+        lower, negated = Ibp().bounds(problem.network, params, Box(x, x), both, rigorous=True).margins.chunk(2, 1)
+        ends = (worst_margin(rows, spec.clause).tolist() for rows in (lower, -negated))
+    return [Margin(*pair) for pair in zip(*ends, strict=True)]
+
+
+def concrete_margins(problem: Problem, x: Tensor) -> list[float]:
+    """The upper ends of :func:`margin_bounds`: not positive only where the property does not hold at the input."""
+    return [margin.upper for margin in margin_bounds(problem, x)]
 
 
 def inside(box: Box, x: Tensor) -> bool:

@@ -25,10 +25,11 @@ from tightrope.core.box import Box
 from tightrope.core.network import INPUT
 from tightrope.core.op import AffineOp, ElementwiseOp, Tilt
 from tightrope.core.protocols import Relaxation
+from tightrope.core.rounding import gamma, tiny
 from tightrope.core.spec import Spec, clause_margins, evaluate
 from tightrope.relaxations._backward import Engine
-from tightrope.relaxations._interval import forward_intervals
-from tightrope.verifiers._merge import magnitudes, unit_roundoff
+from tightrope.relaxations._interval import Forward, forward_intervals
+from tightrope.relaxations._rounding import Rounding, to_entry
 from tightrope.verifiers._neurons import Neurons
 from tightrope.verifiers._problem import Problem
 
@@ -121,27 +122,29 @@ class Items:
         network, params, box, spec = problem
         self.problem, self._relaxation = problem, relaxation
         with torch.no_grad():
-            self._bounds = relaxation.bounds(network, params, box, spec)
+            self._bounds = relaxation.bounds(network, params, box, spec, rigorous=True)
         self.margins = clause_margins(self._bounds.margins, spec.clause)
         self.neurons = Neurons(network, self._bounds.pre, box.lower)
         self.sample = torch.arange(problem.size, device=box.lower.device).repeat_interleave(self.margins.shape[1])
         self._index = _members(spec.clause, box.lower.device)
-        sizes = magnitudes(problem)
-        rows = torch.einsum("bro,bo->br", spec.matrix.abs(), sizes[network.output]) + spec.offset.abs()
-        self._row_size = rows[:, self._index].flatten(0, 1)
-        self._neuron_size = self.neurons.of(sizes, problem.size)
-        self._roundoff = unit_roundoff(box.lower.dtype)
+        with torch.no_grad():
+            entry = self.prefix(box, rigorous=True).interval(network.entry)
+            self._rounding: Rounding | None = to_entry(network, params, entry, self._bounds.pre)
+
+    def prefix(self, box: Box, *, rigorous: bool) -> Forward:
+        """The interval pass as far as nodes are affine in the input."""
+        network, params = self.problem.network, self.problem.params
+        return forward_intervals(network, params, box, only=network.affine_prefix, rigorous=rigorous)
 
     @cached_property
     def single(self) -> Items:
-        """The same in float32, to find out which variables are good ones."""
+        """The same in float32 and without bounds of rounding errors, to find out which variables are good ones."""
         network, params, box, spec = self.problem
         weights = {name: value.float() if value.is_floating_point() else value for name, value in params.items()}
         items = copy(self)
         spec = spec._replace(matrix=spec.matrix.float(), offset=spec.offset.float())
         items.problem = Problem(network, weights, Box(*(end.float() for end in box)), spec)
-        items.neurons = self.neurons.single()
-        items._row_size, items._neuron_size = self._row_size.float(), self._neuron_size.float()
+        items.neurons, items._rounding = self.neurons.single(), None
         return items
 
     def roots(self) -> Subproblems:
@@ -151,7 +154,7 @@ class Items:
         weights = torch.nn.functional.one_hot(rows.argmax(1), rows.shape[1]).to(rows.dtype)
         none, slopes = torch.zeros_like(pre.lower), self.neurons.slopes(pre)
         item = torch.arange(len(self.sample), device=self.sample.device)
-        lower = self.margins.flatten() - self.rounding(item, Variables(slopes, none, weights))
+        lower = self.margins.flatten()
         box_lower, box_upper = (end[self.sample] for end in self.problem.box)
         return Subproblems(item, box_lower, box_upper, *pre, none, slopes, none, weights, lower)
 
@@ -164,22 +167,20 @@ class Items:
     def pre_on(self, item: Tensor, box: Box) -> Interval:
         """Bounds of the neurons, computed anew on boxes."""
         network, params = self.problem.network, self.problem.params
-        pre = self._relaxation.bounds(network, params, box, self.spec(item)).pre
+        pre = self._relaxation.bounds(network, params, box, self.spec(item), rigorous=True).pre
         ends = ({name: interval[side] for name, interval in pre.items()} for side in (0, 1))
         return Interval(*(self.neurons.of(end, len(item)) for end in ends))
 
-    def rounding(self, item: Tensor, variables: Variables) -> Tensor:
-        """An estimate, generous, of the rounding error of a bound with these variables, (batch,).
-
-        See :func:`~tightrope.verifiers._merge.rounding`: the multipliers' terms count like rows of the spec.
-        """
-        rows = (variables.weights * self._row_size[item]).sum(1)
-        terms = (variables.multipliers * self._neuron_size[self.sample[item]]).sum(1)
-        return self._roundoff * (rows + terms)
+    def rounding(self, item: Tensor) -> Rounding | None:
+        """What bounds the rounding errors on any part of the boxes of items; None for guesses."""
+        return None if self._rounding is None else self._rounding.rows(self.sample[item])
 
 
 class Lagrangian:
     """The bounds of a batch of subproblems as a function of variables.
+
+    A call bounds its own rounding errors, so that what it returns is proved; so it does not for
+    :attr:`Items.single`, and methods do not.
 
     Cost: a call is one back-substitution of one row a subproblem.
     """
@@ -190,21 +191,52 @@ class Lagrangian:
         self.network, self._params, self._spec = network, items.problem.params, items.spec(part.item)
         self._split = bool((part.signs != 0).any())
         self._intervals = items.neurons.intervals(items.sample[part.item], part.pre)
-        self._forward = forward_intervals(network, self._params, part.box, only=network.affine_prefix)
+
+    @cached_property
+    def _forward(self) -> Forward:
+        return self.items.prefix(self.part.box, rigorous=False)
+
+    @cached_property
+    def _real_forward(self) -> Forward:
+        return self.items.prefix(self.part.box, rigorous=True)
+
+    @cached_property
+    def _rounding(self) -> Rounding | None:
+        return self.items.rounding(self.part.item)
 
     def __call__(self, variables: Variables) -> Tensor:
-        """Lower bounds of the clauses' margins on the subproblems, less the estimate of rounding, (batch,)."""
-        return self.with_lines(self.lines(variables.slopes), variables)
+        """Lower bounds of the clauses' margins on the subproblems, (batch,)."""
+        lines, rounding = self.lines(variables.slopes), self._rounding
+        return self.with_lines(lines, variables) if rounding is None else self._proved(lines, variables, rounding)
 
     def with_lines(self, lines: dict[str, Lines], variables: Variables) -> Tensor:
-        """The same for given lines of the non-linear nodes."""
-        engine = Engine(self.network, self._params, self._forward)
+        """The same for given lines of the non-linear nodes, up to rounding."""
+        return self._bound(Engine(self.network, self._params, self._forward), lines, variables)
+
+    def _proved(self, lines: dict[str, Lines], variables: Variables, rounding: Rounding) -> Tensor:
+        engine = Engine(self.network, self._params, self._real_forward)
+        engine.rounding = rounding
+        outward = {
+            node.name: node.op.outward(self._intervals[node.inputs[0]], lines[node.name])
+            for node in self.network.nodes
+            if isinstance(node.op, ElementwiseOp)
+        }
+        bound = self._bound(engine, outward, variables)
+        # The row is a computed sum, and its weights sum up to 1 only nearly.
+        weights, (matrix, offset, _) = variables.weights, self._spec
+        share = gamma(weights.shape[1] + 8, weights.dtype)
+        reach = rounding.reach[self.network.output][:, None]
+        size = (weights * ((matrix.abs() * reach).sum(2) + offset.abs())).sum(1)
+        bound = (bound - share * size) / weights.sum(1)
+        return bound - share * bound.abs() - tiny(bound.dtype)
+
+    def _bound(self, engine: Engine, lines: dict[str, Lines], variables: Variables) -> Tensor:
         engine.lines = lines
         if self._split:
             engine.multipliers = self.items.neurons.on_nodes(self.part.signs * variables.multipliers)
         weights, (matrix, offset, _) = variables.weights, self._spec
         row = Spec((weights[:, :, None] * matrix).sum(1, keepdim=True), (weights * offset).sum(1, keepdim=True), (0,))
-        return engine.spec_bounds(row)[:, 0] - self.items.rounding(self.part.item, variables)
+        return engine.spec_bounds(row)[:, 0]
 
     def lines(self, slopes: Tensor) -> dict[str, Lines]:
         """The lines of the non-linear nodes."""
@@ -234,7 +266,7 @@ class Lagrangian:
         with torch.enable_grad():
             moved = Lagrangian(self.items, self.part._replace(box_lower=ends[0], box_upper=ends[1]))
             # With c the centre and r the radius it is a . c - |a| . r + b, whose gradients at the ends sum up to a.
-            below, above = torch.autograd.grad(moved(variables).sum(), ends)
+            below, above = torch.autograd.grad(moved.with_lines(moved.lines(variables.slopes), variables).sum(), ends)
         coef = below + above
         return torch.where(coef > 0, *self.part.box), coef
 

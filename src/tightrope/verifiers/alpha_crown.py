@@ -25,7 +25,7 @@ from tightrope.verifiers._subproblems import Items
 
 @dataclass(frozen=True)
 class AlphaCrown:
-    """Verified if and only if the best bound found, less an estimate of its rounding, is positive.
+    """Verified if and only if the best bound found, less its rounding error, is positive.
 
     Every clause of the property has slopes of its own (and weights of its rows, if it has several), optimised from
     DeepPoly's on. Pre-activation bounds are the relaxation's. Sound whatever the optimiser does; it never falsifies.

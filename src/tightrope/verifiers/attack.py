@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +15,15 @@ from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Attack
 from tightrope.core.spec import Spec
-from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts, undecided
+from tightrope.verifiers._problem import INF, NEAR_TIE, Margin, Problem, checked, in_parts, margin_bounds, undecided
 
 
 @dataclass(frozen=True)
 class AttackVerifier:
     """Falsified if and only if the attack's input lies in the box and breaks the property when evaluated again.
 
-    The input is projected on the box, and its margin evaluated in float64, alone, whatever the attack says. It never
-    verifies; an output of NaN or infinity at a concrete input decides nothing.
+    The input is projected on the box, and its margin evaluated in float64, whatever the attack says: it must not be
+    positive by more than its rounding error. It never verifies; an output of NaN or infinity decides nothing.
 
     Args:
         attack: the search.
@@ -53,12 +52,13 @@ class AttackVerifier:
         network, params, box, spec = problem
         found = self.attack.perturb(network, params, box, spec, noise).detach()
         found = torch.minimum(torch.maximum(found, box.lower), box.upper)
-        margins: Sequence[float] = concrete_margins(problem, found)
+        margins = margin_bounds(problem, found)
         return [self._outcome(margin, x) for margin, x in zip(margins, found, strict=True)]
 
-    def _outcome(self, margin: float, x: Tensor) -> Outcome:
-        if not math.isfinite(margin):
-            return undecided(self.name, f"{self.name}: {'NaN' if math.isnan(margin) else 'infinite'} output")
-        if margin <= 0:
-            return Outcome(Verdict.FALSIFIED, -INF, margin, self.name, counterexample=x.clone())
-        return undecided(self.name, "no counterexample found", upper=margin)
+    def _outcome(self, margin: Margin, x: Tensor) -> Outcome:
+        lower, upper = margin
+        if not math.isfinite(upper):
+            return undecided(self.name, f"{self.name}: NaN or infinite output")
+        if upper <= 0:
+            return Outcome(Verdict.FALSIFIED, -INF, upper, self.name, counterexample=x.clone())
+        return undecided(self.name, NEAR_TIE if lower <= 0 else "no counterexample found", upper=upper)

@@ -38,8 +38,8 @@ class Bab:
     After an attack and optimised bounds of every clause, subproblems are cut in two, by the sign of a neuron or through
     the middle of their box, until each is decided: by its bound (beta-CROWN), by an input that breaks the property, or,
     where no neuron is unstable, by a linear program, of which the multipliers are evaluated as any others are. A bound
-    is positive only if it is so by more than an estimate of its rounding error. What is left open is unknown: near-ties
-    and what does not fit the limits.
+    is positive only if it is so by more than a bound of its rounding error. What is left open is unknown: near-ties and
+    what does not fit the limits.
 
     The subproblems of all samples are in one queue. A batch takes the worst ones of each open sample, as many of one as
     of another.
