@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import certify, demo, experiment, listing, plan, train
+from tightrope.cli import certify, demo, experiment, listing, plan, train, tune
 
 app = typer.Typer(
     name="tightrope",
@@ -25,6 +25,7 @@ app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("demo")(demo.demo)
 app.command("experiment")(experiment.experiment)
+app.command("tune")(tune.tune)
 app.command("list")(listing.listing)
 
 
