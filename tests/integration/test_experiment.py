@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from tightrope.cli.main import app
 from tightrope.data.digits import Digits
 from tightrope.errors import ConfigError, CorruptDataError, InputError, MissingDataError, UnknownNameError
+from tightrope.experiments import experiment as running
 from tightrope.experiments.experiment import Budget, Experiment, smaller
 from tightrope.experiments.suite import (
     Suite,
@@ -190,7 +192,7 @@ def test_a_run_that_the_time_cuts_off_goes_on(finished: Path, tmp_path: Path, mo
 
         def on_step(self, event: StepEvent) -> None:
             if event.step == 3:
-                monkeypatch.setattr("tightrope.experiments.experiment.time.monotonic", lambda: math.inf)
+                monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: math.inf))
 
         def on_epoch(self, record: Any) -> None: ...
 
@@ -303,8 +305,9 @@ def test_the_command_and_its_summary(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_smoke_run_is_small() -> None:
-    suite = smaller(load_suite("paradox/digits"), epochs=1, count=20)
+    suite = smaller(load_suite("paradox/digits"), epochs=1, count=8)
     found = list(cells(suite))
-    assert len(found) == 4 * 7 * 2
+    assert len(found) == 4 * 2 * 2
     assert {config_of(suite, cell, ()).train.epochs for cell in found} == {1}
-    assert suite.certify.count == 20
+    assert {config_of(suite, cell, ()).smoother.options.get("pairs", 2) for cell in found} == {2}
+    assert suite.certify.count == 8

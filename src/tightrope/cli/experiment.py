@@ -26,7 +26,9 @@ def experiment(
     budget: Annotated[
         str, typer.Option("--budget", help="What to spend: minutes (30m), hours (2h), or loss evaluations (2e6).")
     ] = UNLIMITED,
-    smoke: Annotated[bool, typer.Option("--smoke", help="One epoch, one seed and 20 images: does it work?")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A few cells with one epoch and 8 images each: does it work?")
+    ] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Only show what there is.")] = False,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Where the dataset lies. Default: $TIGHTROPE_DATA.")
@@ -35,7 +37,7 @@ def experiment(
     """Train, certify and compare all cells of a suite. The same command goes on where it was stopped."""
     full = name if size is None else f"{name}/{size}"
     suite, limit = load_suite(full), Budget.parse(budget)
-    suite = smaller(suite, epochs=1, count=20) if smoke else suite
+    suite = smaller(suite, epochs=1, count=8) if smoke else suite
     folder = out_ or Path("experiments") / full.removesuffix(".toml").replace("/", "-")
     if not summary:
         with TrainingProgress(full, epochs=False) as progress:

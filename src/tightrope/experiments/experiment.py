@@ -31,6 +31,7 @@ from tightrope.experiments.suite import (
 )
 from tightrope.records.cell import CellRecord
 from tightrope.records.run import EpochRecord
+from tightrope.smoothers._population import Population
 from tightrope.training.events import StepEvent, Watcher
 
 _BUDGET = re.compile(r"([0-9.]+(?:e[0-9]+)?)\s*(s|m|min|h|)")
@@ -220,7 +221,18 @@ class _Deadline:
 
 
 def smaller(suite: Suite, epochs: int, count: int) -> Suite:
-    """The suite at reduced settings, to see that it works: so many epochs, test images, and one seed."""
+    """The suite at reduced settings, to see that it works: so many epochs and test images, one seed, two pairs, and the
+    relaxations that come first."""
+    relaxations = {name: overrides for name, overrides in suite.relaxations.items() if name in suite.first}
+    few = ("smoother.pairs=2", "smoother.chunk=2")
+    smoothers = {name: (*each, *(few if _has_pairs(suite, name) else ())) for name, each in suite.smoothers.items()}
     starts = {name: (*overrides, f"train.epochs={epochs}") for name, overrides in suite.starts.items()}
-    limits = {"certify": suite.certify.model_copy(update={"count": count}), "seeds": suite.seeds[:1], "tuning": None}
-    return suite.model_copy(update={"starts": starts, **limits})
+    certified = suite.certify.model_copy(update={"count": count})
+    limits = {"certify": certified, "seeds": suite.seeds[:1], "tuning": None}
+    axes = {"relaxations": relaxations, "smoothers": smoothers, "starts": starts}
+    return suite.model_copy(update={**axes, **limits})
+
+
+def _has_pairs(suite: Suite, smoother: str) -> bool:
+    cell = Cell(SCRATCH, smoother, LOOSE, suite.seeds[0])
+    return isinstance(build_plugins(config_of(suite, cell, ())).smoother, Population)

@@ -159,7 +159,7 @@ def train(
             chunk = state.chunk
             try:
                 train_step(job, state)
-                stop = _any(job.ranks, interrupt.requested)
+                stop_all = job.ranks.size > 1 and _any(job.ranks, interrupt.requested)
             except (NumericalError, OutOfMemoryError, RankLostError):
                 checkpoint(state)
                 raise
@@ -176,6 +176,7 @@ def train(
             if now - last_event > EVENT_SECONDS or state.step == job.steps:
                 watcher.on_step(_event(job, state))
                 last_event = now
+            stop = stop_all if job.ranks.size > 1 else interrupt.requested
             if stop or now - last_checkpoint > CHECKPOINT_SECONDS:
                 checkpoint(state)
                 last_checkpoint = time.monotonic()
@@ -195,7 +196,7 @@ def train_step(job: Job, state: State) -> None:
 
 def _any(ranks: Ranks, wanted: bool) -> bool:
     """Whether any process wants something; all of them ask together."""
-    return wanted if ranks.size == 1 else bool(ranks.sum({"wanted": torch.tensor(float(wanted))})["wanted"] > 0)
+    return bool(ranks.sum({"wanted": torch.tensor(float(wanted))})["wanted"] > 0)
 
 
 class _Found(NamedTuple):
