@@ -21,7 +21,7 @@ from tightrope.core.ranks import ALONE, Ranks
 from tightrope.errors import InputError
 from tightrope.smoothers._population import Draws
 
-STD, REPEATS, PAIRS = 0.3, 150, 4
+STD, REPEATS, PAIRS = 0.3, 100, 4
 A = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 2.0], dtype=F64)
 D = 6
 CUT = 0.4
@@ -82,7 +82,7 @@ def assert_mean(samples: Tensor, expected: Tensor | float) -> None:
     expected = torch.as_tensor(expected, dtype=samples.dtype)
     error = samples.std(dim=0) / math.sqrt(len(samples))
     assert torch.all((samples.mean(dim=0) - expected).abs() <= 4 * error + 1e-9)
-    assert error.max() <= 0.35 * expected.abs().max() + 1e-9
+    assert error.max() <= 0.45 * expected.abs().max() + 1e-9
 
 
 def errors(samples: Tensor, centre: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def test_members_spread_over_losses_estimate_their_mean(name: str, pairs: int) -
 
     smoother = registry.create("smoothers", name, **({} if name == "none" else {"pairs": pairs, "chunk": pairs}))
     parts = [tilted(1.0), tilted(-1.0)]
-    assert_mean(repeated(smoother, parts, repeats=100 if name in {"none", "rgs"} else REPEATS), A)
+    assert_mean(repeated(smoother, parts, repeats=20 if name in {"none", "rgs"} else REPEATS), A)
     assert float(estimate(smoother, parts).metrics["seen"]) == 0.0
 
 

@@ -272,8 +272,11 @@ class Totals:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor) -> None:
-        """Add to a sum."""
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        """Add to a sum. The first value becomes the sum, so it must be nobody else's."""
+        if name in self._sums:
+            self._sums[name].add_(value)
+        else:
+            self._sums[name] = value
 
     def add_pairs(self, values: Tensor, metrics: Sequence[Mapping[str, Tensor]], keep: Tensor) -> None:
         """Take in losses (2, pairs), what they report, and which pairs count."""

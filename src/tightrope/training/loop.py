@@ -238,17 +238,18 @@ def _gradient(job: Job, state: State) -> _Found:
     radius = job.eps(position)
     eps = _radius(radius, device)
     std = job.noise.std(job.std(position), job.network, state.params)
-    losses = _losses(job, batch, eps, generator)
+    losses = _losses(job, state.step, batch, eps, generator)
     estimate = _estimate(job, state, losses, batch.x.shape[0], std, generator)
     grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
     _add_penalty(job, state, batch, eps, radius, grad, metrics)
     return _Found(batch, losses, std, grad, metrics, estimate.state)
 
 
-def _losses(job: Job, batch: Batch, eps: Tensor, generator: torch.Generator) -> Losses:
+def _losses(job: Job, step: int, batch: Batch, eps: Tensor, generator: torch.Generator) -> Losses:
     """The loss of the images that this process sees, or of each of the parts over which members are spread.
 
-    Parts are equally large: the last few images of a mini-batch that does not divide are left out.
+    Parts are equally large: the last few images of a mini-batch that does not divide are left out. Where processes
+    share the images, each draws for its own from a generator of its own, so that the common one stays common.
     """
     size = batch.x.shape[0]
     if job.parts > 1:
@@ -256,6 +257,8 @@ def _losses(job: Job, batch: Batch, eps: Tensor, generator: torch.Generator) -> 
         ranges = [range(start, start + length) for start in range(0, length * min(job.parts, size), length)]
     else:
         ranges = [_own_images(job, size)]
+        if len(ranges[0]) < size:
+            generator = derived_generator(generator.device, job.seed, "images", step, job.ranks.rank)
     parts = [batch if len(each) == size else _images(batch, each) for each in ranges]
     losses = [job.loss_at(part, eps, job.method.draws(part, eps, generator)) for part in parts]
     return losses if len(losses) > 1 else losses[0]
