@@ -48,7 +48,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "adapted": {
         "optimizer": {"name": "clipup", "lr": 0.02},
         "smoother": {"name": "pgpe", "std": 0.05, "pairs": 4, "chunk": 4, "adapt": 0.1, "std_schedule": "cosine"},
-        "train": {"epochs": 5, "batch_size": 24, "diagnose_every": 4},
+        "train": {"epochs": 5, "batch_size": 24, "diagnose_every": 20},
     },
     "hybrid": {
         "smoother": {
