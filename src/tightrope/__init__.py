@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import relaxation as relaxation
     from tightrope.experiments.api import smoother as smoother
     from tightrope.experiments.run import Run as Run
+    from tightrope.experiments.stages import cascade as cascade
     from tightrope.frontend.fx import from_module as from_module
     from tightrope.methods.certified import certified_loss as certified_loss
 
@@ -48,6 +49,7 @@ _HOME = {
     "errors": ("TightropeError",),
     "experiments.api": ("attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"),
     "experiments.run": ("Run",),
+    "experiments.stages": ("cascade",),
     "frontend.fx": ("from_module",),
     "methods.certified": ("certified_loss",),
 }

@@ -30,6 +30,7 @@ from tightrope.core.coef import Dense, Patches, identity
 from tightrope.core.frame import Frame, Window
 from tightrope.core.network import Network
 from tightrope.core.op import AffineOp, ElementwiseOp, Op, Tilt
+from tightrope.core.rounding import roundoff
 from tightrope.core.spec import evaluate
 from tightrope.frontend.graph import from_json, to_json
 
@@ -247,6 +248,25 @@ def test_forward_is_linear_plus_bias(example: Example) -> None:
     assert bias is None or torch.broadcast_shapes(bias.shape, shape) == shape
     parts = zip(matrices(example), inputs, strict=True)
     torch.testing.assert_close(value.flatten(1), sum(x.flatten(1) @ m.T for m, x in parts), rtol=1e-12, atol=1e-12)
+
+
+@each_affine
+def test_rounding_errors_are_at_most_those_that_are_stated(example: Example) -> None:
+    """Float32 against float64: none where the op says 0, else in units of roundoff of the sums of absolute values."""
+    op, single = example.op, {k: v.float() if v.is_floating_point() else v for k, v in example.params.items()}
+    double = {k: v.double() if v.is_floating_point() else v for k, v in single.items()}
+    share = 1.01 * op.roundings(double) * roundoff(torch.float32)
+    inputs = [normal(20, *shape).float() for shape in example.shapes]
+    error = op.linear(single, *inputs).double() - op.linear(double, *(x.double() for x in inputs))
+    assert torch.all(error.abs() <= share * op.linear_abs(double, *(x.abs().double() for x in inputs)))
+    rows = normal(1, 20, *op.output_shape(*example.shapes)).float()
+    sizes = [matrix.abs() for matrix in matrices(example)]
+    pulled = zip(op.adjoint(single, Dense(rows)), op.adjoint(double, Dense(rows.double())), sizes, strict=True)
+    for mine, exact, size in pulled:
+        error = (mine.dense().value.double() - exact.dense().value)[0].flatten(1)
+        assert torch.all(error.abs() <= 1.01 * share * (rows.double()[0].flatten(1).abs() @ size))
+    if (bias := op.bias(single)) is not None:
+        assert torch.all((bias - op.bias(double)).abs() <= 16 * roundoff(torch.float32) * op.bias_abs(double))
 
 
 @each_affine

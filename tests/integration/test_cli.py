@@ -132,7 +132,7 @@ def test_the_version() -> None:
     assert tr.__version__ in result.output
 
 
-@pytest.mark.parametrize("kind", ["relaxations", "smoothers", "methods", "models", "datasets"])
+@pytest.mark.parametrize("kind", registry.KINDS)
 def test_plugins_are_listed_with_what_they_are(kind: str) -> None:
     result = tightrope("list", kind)
     assert result.exit_code == 0

@@ -18,7 +18,7 @@ SHIPPED = {
     "methods": {"standard", "pgd", "certified"},
     "models": {"mlp", "cnn3_tiny", "cnn3_small", "cnn3", "cnn5", "cnn7"},
     "datasets": {"digits", "mnist", "fashion_mnist", "cifar10", "tinyimagenet"},
-    "attacks": {"pgd"},
+    "attacks": {"apgd", "pgd"},
     "ops": {
         "linear",
         "conv2d",

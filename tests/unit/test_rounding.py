@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 import tightrope as tr
 from helpers import F64, Residual, as_oracle, randomise
+from reference import exact_arithmetic as rational
 from reference import network as ref
-from reference import rational
 from tightrope.attacks.pgd import Pgd
 from tightrope.core.bounds import Interval, Lines, Params
 from tightrope.core.box import Box, inner_box
 from tightrope.core.network import Network
 from tightrope.core.op import ElementwiseOp, Tilt
-from tightrope.core.outcome import Verdict
+from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.rounding import FUNCTION_ERROR, gamma, roundoff
 from tightrope.core.spec import Spec
 from tightrope.ops.leaky_relu import LeakyRelu
@@ -29,6 +29,7 @@ from tightrope.ops.relu import Relu
 from tightrope.ops.sigmoid import Sigmoid
 from tightrope.ops.tanh import Tanh
 from tightrope.relaxations import _slopes
+from tightrope.verifiers._merge import within
 from tightrope.verifiers._problem import Problem, margin_bounds
 from tightrope.verifiers._subproblems import Items, Lagrangian, Variables
 from tightrope.verifiers.alpha_crown import AlphaCrown
@@ -364,6 +365,21 @@ def test_the_inner_box_is_inside_the_exact_one(eps: str, dtype: torch.dtype) -> 
         assert max(value - radius, 0) <= low <= value <= high <= min(value + radius, 1)
     assert bool(((inner.lower - outer.lower) <= 3 * torch.finfo(dtype).eps).all())
     assert bool(((outer.upper - inner.upper) <= 3 * torch.finfo(dtype).eps).all())
+
+
+def test_a_counterexample_is_moved_into_the_exact_box_or_given_up() -> None:
+    """The margin is 0.5 - x or so: broken in the last two places of the rounded box only, or in more of it."""
+    net, _ = tr.from_module(nn.Linear(1, 1).to(F64), (1,))
+    x, spec = torch.tensor([[0.5]], dtype=F64), Spec(torch.ones(1, 1, 1, dtype=F64), torch.zeros(1, 1, dtype=F64), (0,))
+    box, inner = tr.linf_box(x, "1/10"), inner_box(x, "1/10")
+    for end, expected in ((box.upper, Verdict.UNKNOWN), (x, Verdict.FALSIFIED)):
+        params = {"weight": torch.tensor([[-1e9]], dtype=F64), "bias": 1e9 * end[0]}
+        given = Problem(net, params, box, spec)
+        claimed = Outcome(Verdict.FALSIFIED, -math.inf, 0.0, "claim", counterexample=box.upper[0])
+        [outcome] = within(given, inner, [claimed])
+        assert outcome.verdict is expected
+        if outcome.counterexample is not None:
+            assert bool((outcome.counterexample <= inner.upper).all())
 
 
 def test_overflow_proves_nothing() -> None:

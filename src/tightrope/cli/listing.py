@@ -18,7 +18,11 @@ from tightrope.experiments.suite import cells, load_suite, suites
 class Kind(StrEnum):
     """What can be listed."""
 
+    OPS = "ops"
     RELAXATIONS = "relaxations"
+    ATTACKS = "attacks"
+    VERIFIERS = "verifiers"
+    BRANCHINGS = "branchings"
     SMOOTHERS = "smoothers"
     METHODS = "methods"
     MODELS = "models"
@@ -29,7 +33,7 @@ class Kind(StrEnum):
 
 @guarded
 def listing(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List relaxations, smoothers, methods, models, datasets, presets or suites."""
+    """List plug-ins of one kind, presets or suites."""
     own = {Kind.PRESETS: _presets, Kind.SUITES: _suites}
     rows = own[kind]() if kind in own else _plugins(kind)
     out.print(table(["name", "what it is"], rows, numbers=False))

@@ -33,8 +33,8 @@ def gamma(count: int, dtype: torch.dtype) -> float:
 
 
 def tiny(dtype: torch.dtype) -> float:
-    """More than what an operation loses by underflow, by a factor of 1e7 or more."""
-    return torch.finfo(dtype).tiny
+    """Far more than what an operation loses by underflow: products with it are still no subnormal (slow) numbers."""
+    return float(torch.finfo(dtype).tiny / torch.finfo(dtype).eps ** 2)
 
 
 def below(x: Tensor) -> Tensor:

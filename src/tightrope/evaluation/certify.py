@@ -30,7 +30,7 @@ from tightrope.core.spec import Spec, check_spec
 from tightrope.errors import CorruptDataError, InputError
 from tightrope.records import image
 from tightrope.records.image import NATURAL, ImageRecord, Summary, summarise
-from tightrope.verifiers._merge import merge, numbered
+from tightrope.verifiers._merge import merge, numbered, within
 from tightrope.verifiers._problem import INF, NEAR_TIE, Margin, Problem, margin_bounds, undecided
 
 DTYPES = (torch.float32, torch.float64)
@@ -229,18 +229,7 @@ class _Job:
         generator = derived_generator(self.x.device, self.seed, "certify", block)
         with numbered(images):
             found = merge(problem, clean, self.verifier.verify(network, params, box, spec, generator=generator))
-        return [self._exact(problem.rows([i]), images[i], outcome) for i, outcome in enumerate(found)]
-
-    def _exact(self, problem: Problem, image: int, outcome: Outcome) -> Outcome:
-        """The outcome, with a counterexample in the exact box, as the box that is bounded is a little larger."""
-        if outcome.counterexample is None:
-            return outcome
-        lower, upper = inner_box(self.x[image : image + 1], parse_eps(self.eps))
-        x = torch.minimum(torch.maximum(outcome.counterexample[None], lower), upper)
-        [margin] = margin_bounds(problem, x)
-        if margin.upper <= 0:
-            return replace(outcome, upper=margin.upper, counterexample=x[0])
-        return undecided(outcome.method, "the counterexample is outside the exact box by rounding", margin.upper)
+        return within(problem, inner_box(self.x[images], parse_eps(self.eps)), found)
 
     def _record(self, index: int, natural: bool, outcome: Outcome, seconds: float) -> ImageRecord:
         return ImageRecord(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
+import torch
+
+from tightrope.core.box import Box
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.errors import InvariantError
 from tightrope.verifiers._problem import NEAR_TIE, Problem, inside, margin_bounds, undecided
@@ -53,6 +57,27 @@ def merge(problem: Problem, earlier: Sequence[Outcome], later: Sequence[Outcome]
     for position, (before, after) in enumerate(zip(earlier, later, strict=True)):
         _check_order(position, before, after)
     return [_join(before, after) for before, after in zip(earlier, later, strict=True)]
+
+
+def within(problem: Problem, inner: Box, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes with counterexamples in smaller boxes; undecided where those break nothing any more.
+
+    Args:
+        problem: what they are about; its boxes are the exact ones, rounded outwards.
+        inner: inside the exact boxes.
+        outcomes: one a sample.
+    """
+    return [_moved(problem.rows([i]), Box(*(end[i] for end in inner)), each) for i, each in enumerate(outcomes)]
+
+
+def _moved(problem: Problem, inner: Box, outcome: Outcome) -> Outcome:
+    if outcome.counterexample is None or inside(inner, outcome.counterexample):
+        return outcome
+    x = torch.minimum(torch.maximum(outcome.counterexample, inner.lower), inner.upper)
+    [margin] = margin_bounds(problem, x[None])
+    if margin.upper <= 0:
+        return replace(outcome, upper=margin.upper, counterexample=x)
+    return undecided(outcome.method, "the counterexample is outside the exact box by rounding", margin.upper)
 
 
 def _join(before: Outcome, after: Outcome) -> Outcome:
