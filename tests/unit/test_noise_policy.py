@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import tightrope as tr
 from helpers import F64
 from tightrope.core.bounds import Metrics, Params
-from tightrope.errors import ConfigError, InputError
+from tightrope.errors import ConfigError, InputError, NumericalError
 from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.load import load_config
 from tightrope.schedules import Constant, Cosine, Linear, Proportional
@@ -279,3 +280,29 @@ def test_a_loss_without_gradient_is_refused_when_it_would_be_differentiated(
         return
     with pytest.raises(InputError, match=r"has no gradient.*'pgpe'"):
         build_job(config, plugins, data_dir=None)
+
+
+class Broken(Flat):
+    """A method whose loss is NaN at some of its evaluations."""
+
+    def __init__(self, bad: set[int]) -> None:
+        self._bad, self._count = bad, -1
+
+    def loss(self, network: Any, params: Params, batch: Any, eps: Tensor, draws: Any) -> tuple[Tensor, Metrics]:
+        self._count += 1
+        value = network(params, batch.x).square().mean()
+        return value * (math.nan if self._count in self._bad else 1.0), {}
+
+
+def test_a_few_broken_members_are_dropped_and_many_stop_the_run_before_the_weights_change() -> None:
+    """Eight pairs, evaluated one after the other: broken are one pair, then three."""
+    job = job_of({"name": "pgpe", "std": 0.1, "pairs": 8, "max_dropped": 0.25})
+    job, state = replace(job, method=Broken({3, 16 + 1, 16 + 4, 16 + 9})), job.new_state()
+    train_step(job, state)
+    assert state.meter.means()["dropped"] == pytest.approx(1 / 8)
+    before = {name: value.clone() for name, value in state.params.items()}
+    assert all(value.isfinite().all() for value in before.values())
+    with pytest.raises(NumericalError, match=r"38% of the population.*max_dropped allows 25%"):
+        train_step(job, state)
+    assert state.step == 1
+    assert all(torch.equal(value, state.params[name]) for name, value in before.items())
