@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tightrope.core.spec import margin_spec as margin_spec
     from tightrope.errors import TightropeError as TightropeError
     from tightrope.experiments.api import attack as attack
+    from tightrope.experiments.api import certified_radii as certified_radii
     from tightrope.experiments.api import certify as certify
     from tightrope.experiments.api import fit as fit
     from tightrope.experiments.api import load as load
@@ -47,7 +48,17 @@ _HOME = {
     "core.outcome": ("Outcome", "Verdict"),
     "core.spec": ("Spec", "margin_spec"),
     "errors": ("TightropeError",),
-    "experiments.api": ("attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"),
+    "experiments.api": (
+        "attack",
+        "certified_radii",
+        "certify",
+        "fit",
+        "load",
+        "method",
+        "plan",
+        "relaxation",
+        "smoother",
+    ),
     "experiments.run": ("Run",),
     "experiments.stages": ("cascade",),
     "frontend.fx": ("from_module",),

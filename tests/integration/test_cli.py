@@ -26,6 +26,7 @@ from tightrope.errors import InvariantError
 from tightrope.experiments import demo
 from tightrope.experiments.load import presets
 from tightrope.records.image import read, read_summary
+from tightrope.records.radius import read_distribution
 from tightrope.records.run import Plan, RunRecord
 from tightrope.training import loop
 
@@ -326,6 +327,51 @@ def test_other_settings_into_the_same_file_are_refused(own: Path) -> None:
     other = own / "other.jsonl"
     assert tightrope("certify", own, "--count", "20", *FAST, "--out", other).exit_code == 0
     assert len(read(other)) == 20
+
+
+def test_shards_become_one_file(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("certify", own, "--count", "30", "--batch-size", "10", "--per-class", *FAST)
+    monkeypatch.setenv("RANK", "1")  # as torchrun does
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert "10 / 10" not in text(tightrope(*arguments, "--shard", "1/3"))
+    tightrope(*arguments)
+    assert "shards 3/3 are missing" in refused(*arguments, "--merge")
+    last = tightrope(*arguments, "--shard", "3/3")
+    whole = next(path for path in own.glob("certify-*.jsonl") if "shard" not in path.name)
+    assert len(read(whole)) == 30
+    assert text(tightrope(*arguments, "--merge")) == text(last)
+    assert "class" in text(last)
+
+
+def test_radii_are_found_and_drawn(own: Path) -> None:
+    arguments = ("certify", own, "--count", "20", "--radius", "--tolerance", "1/100", "--eps", "1/20", *FAST)
+    result = tightrope(*arguments)
+    assert result.exit_code == 0
+    (path,) = own.glob("certify-*-radius.jsonl")
+    found = read_distribution(path.with_suffix(".summary.json"))
+    assert (found.count, len(found.curve), found.curve[-1].eps) == (20, 6, "1/20")
+    for ending in (".png", ".curve.csv"):
+        assert path.with_suffix(ending).is_file()
+    assert tightrope(*arguments).stdout == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--shard", "3/2"], "1 <= i <= n"),
+        (["--shard", "1/9"], "cannot be shared by 9"),
+        (["--workers", "0"], "workers"),
+        (["--memory", "0"], "positive"),
+        (["--tolerance", "1/10"], "--radius"),
+        (["--radius", "--tolerance", "2"], "tolerance <= eps"),
+        (["--radius", "--eps", "0"], "tolerance <= eps"),
+        (["--radius", "--eps", "8"], "data range"),
+        (["--merge"], "there are: none"),
+    ],
+)
+def test_options_of_scale_that_cannot_be(arguments: list[str], word: str, own: Path) -> None:
+    assert word in refused("certify", own, "--count", "20", *FAST, *arguments)
+    assert not list(own.glob("certify-*"))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from benchmarks import readme
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ROWS = re.findall(r"^\| `([\w./-]+)` \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", README, re.M)
+COMPLETE = re.findall(r"^\| `([\w./-]+)` \| ([\d.]+) \| ([\d.]+) \| (\d+) \| ([\d.]+) \|$", README, re.M)
 
 
 def test_there_are_results() -> None:
     assert len(ROWS) >= 2
+    assert len(COMPLETE) >= 2
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
@@ -24,13 +26,23 @@ def test_figures_are_those_of_the_records(row: tuple[str, ...]) -> None:
     preset, weights, natural, adversarial, certified, minutes = row
     folder = ROOT / "results" / preset.replace("/", "-")
     record = json.loads((folder / "record.json").read_text())
-    (path,) = folder.glob("certify-*.summary.json")
+    (path,) = folder.glob("certify-*-float64.summary.json")
     summary = json.loads(path.read_text())
     assert (record["name"], f"{record['weights']:,}") == (preset, weights)
     shares = [f"{100 * summary[f'{kind}_accuracy']:.1f}" for kind in ("natural", "adversarial", "certified")]
     assert shares == [natural, adversarial, certified]
     assert round(record["seconds"] / 60) == int(minutes)
     assert f"`tightrope train {preset}`" in README
+
+
+@pytest.mark.parametrize("row", COMPLETE, ids=lambda row: row[0])
+def test_figures_of_complete_verification_are_those_of_the_records(row: tuple[str, ...]) -> None:
+    preset, adversarial, certified, unknown, minutes = row
+    (path,) = (ROOT / "results" / preset.replace("/", "-")).glob("certify-*-complete.summary.json")
+    summary = json.loads(path.read_text())
+    shares = [f"{100 * summary[f'{kind}_accuracy']:.2f}" for kind in ("adversarial", "certified")]
+    assert (shares, summary["unknown"]) == ([adversarial, certified], int(unknown))
+    assert f"{summary['seconds'] / 60:.1f}" == minutes
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))

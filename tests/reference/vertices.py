@@ -7,9 +7,9 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from reference.rational import Rationals, evaluate, exact, rational
 
 from reference.network import Net
-from reference.rational import Rationals, evaluate, exact, rational
 
 
 def margin(net: Net, x: Rationals, matrix: Any, offset: Any, clause: Sequence[int]) -> Fraction:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import tightrope as tr
+from certification import BLOCK, COUNT, Forger, Task, new_task, stop_after, timeless
 from helpers import F64, FULL_PRECISION, careless_process, case, precision
 from reference.exact import exact_min
 from tightrope.attacks.pgd import Pgd
@@ -25,90 +24,17 @@ from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.protocols import Verifier
 from tightrope.core.spec import Spec
 from tightrope.errors import CorruptDataError, InputError, InvariantError, NumericalError, TightropeError
-from tightrope.evaluation.certify import Progress, certify
-from tightrope.records.image import Summary, read, read_header, read_summary, summarise
+from tightrope.evaluation.certify import Progress
+from tightrope.records.image import read, read_header, read_summary, summarise
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.cascade import Cascade
 from tightrope.verifiers.one_shot import OneShot
-
-CASCADE = Cascade(
-    (
-        AttackVerifier(Pgd(steps=3, restarts=1, loss="margin")),
-        OneShot(tr.relaxation("ibp"), "ibp"),
-        OneShot(tr.relaxation("deeppoly"), "deeppoly"),
-    )
-)
-COUNT, BLOCK = 11, 3
-
-
-@dataclass(frozen=True)
-class Task:
-    """Everything that ``certify`` takes, with every kind of image."""
-
-    network: Network
-    params: Params
-    x: Tensor
-    labels: Tensor
-
-    def run(self, path: Path, **changes: Any) -> Summary:
-        given: dict[str, Any] = {
-            "network": self.network,
-            "params": self.params,
-            "samples_x": self.x,
-            "labels": self.labels,
-            "eps": "1/8",
-            "verifier": CASCADE,
-            "path": path,
-            "make_spec": lambda labels: tr.margin_spec(labels, 3, dtype=F64),
-            "batch_size": BLOCK,
-            "seed": 5,
-            "header": {"dataset": "made up", "split": "test"},
-        }
-        return certify(**(given | changes))
 
 
 @pytest.fixture
 def task() -> Task:
     """Images labelled as the network says, but every fourth."""
-    given = case("mlp")
-    x = given.inputs(COUNT)
-    labels = given.net(given.params, x).argmax(1)
-    labels = torch.where(torch.arange(COUNT) % 4 == 3, (labels + 1) % 3, labels)
-    return Task(given.net, given.params, x, labels)
-
-
-def timeless(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file without what the clock says."""
-    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def stop_after(blocks: int) -> Callable[[Progress], None]:
-    """Ctrl-C once that many blocks are on the disk."""
-    calls: list[Progress] = []
-
-    def on_batch(progress: Progress) -> None:
-        calls.append(progress)
-        if len(calls) == blocks:
-            raise KeyboardInterrupt
-
-    return on_batch
-
-
-@dataclass(frozen=True)
-class Forger:
-    """A verifier that claims a bound, and remembers how many samples it was shown."""
-
-    lower: float
-    seen: list[int]
-
-    def verify(
-        self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
-    ) -> list[Outcome]:
-        count = box.lower.shape[0]
-        self.seen.append(count)
-        verdict = Verdict.VERIFIED if self.lower > 0 else Verdict.UNKNOWN
-        return [Outcome(verdict, self.lower, math.inf, "forger")] * count
+    return new_task()
 
 
 # ---------------------------------------------------------------------------------------------- verdicts
@@ -322,12 +248,21 @@ def test_a_damaged_or_foreign_file_is_left_alone(task: Task, tmp_path: Path) -> 
     path = tmp_path / "r.jsonl"
     task.run(path)
     lines = path.read_bytes().splitlines(keepends=True)
-    swapped = [lines[0], lines[2], lines[1], *lines[3:]]
-    for content in (b"".join(swapped), b"".join([*lines, lines[-1].replace(b'"index":10', b'"index":11')]), b"notes\n"):
+    for content in (b"".join([*lines, lines[-1].replace(b'"index":10', b'"index":11')]), b"notes\n"):
         path.write_bytes(content)
         with pytest.raises(CorruptDataError):
             task.run(path)
         assert path.read_bytes() == content
+
+
+def test_a_file_in_another_order_is_brought_into_that_of_the_images(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    task.run(path)
+    content = path.read_bytes()
+    first, *lines = content.splitlines(keepends=True)
+    path.write_bytes(b"".join([first, *lines[5:], *lines[:5]]))
+    task.run(path, verifier=Forger(1e9, []))
+    assert path.read_bytes() == content
 
 
 # --------------------------------------------------------------------------------------------- bad input

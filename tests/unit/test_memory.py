@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tightrope.runtime.memory import LiveBytes, free_memory, peak_memory
+from tightrope.runtime.memory import LiveBytes, bounded_memory, free_memory, peak_memory
 
 ROW = 1000
 BYTES = 4 * ROW
@@ -132,3 +132,14 @@ def test_memory_that_is_kept_is_not_fetched_again() -> None:
 
 def test_there_is_free_memory() -> None:
     assert free_memory(torch.device("cpu")) > 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such a bound")
+def test_what_is_beyond_a_bound_of_the_memory_raises_and_the_bound_ends() -> None:
+    with bounded_memory(0.25):
+        assert float(torch.ones(1000).sum()) == 1000
+        with pytest.raises(RuntimeError, match="memory"):
+            torch.ones(2**27)  # half a GiB
+    assert torch.ones(2**27).numel() == 2**27
+    with bounded_memory(None):
+        assert torch.ones(2**27).numel() == 2**27

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import tightrope as tr
 from tightrope.cli._console import out, percent, print_hint, progress_bar, summary_table, table
 from tightrope.cli._guard import guarded
+from tightrope.errors import InputError
 from tightrope.evaluation.certify import Progress
+from tightrope.evaluation.radius import RadiusProgress
+from tightrope.evaluation.shards import Shard
 from tightrope.records.image import Summary
+from tightrope.records.radius import RadiusSummary
 
 VERDICTS = ("verified", "falsified", "unknown")
+CLASS_COUNTS = ("images", "natural", "adversarial", "certified", "unknown")
 
 
 @guarded
@@ -35,6 +44,23 @@ def certify(
     timeout: Annotated[
         float, typer.Option(help="Seconds of branch and bound an image, with --complete.", min=0)
     ] = 60.0,
+    radius: Annotated[
+        bool, typer.Option("--radius", help="Each image's certified radius up to --eps (default: twice the run's).")
+    ] = False,
+    tolerance: Annotated[
+        str | None, typer.Option(help="Distance of the radii that --radius tries. Default: a 64th of the largest.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes on the CPU, which share its threads.", min=1)] = 1,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only this part of the images. Default under torchrun: the rank's.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Certify nothing: make one file of those of all shards.")
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB that may be used on top of weights and images (Linux).")
+    ] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show the accuracies of every class.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images bounded together.", min=1)] = 100,
     float32: Annotated[
         bool, typer.Option("--float32", help="Faster; larger rounding errors, more stays unknown.")
@@ -50,37 +76,98 @@ def certify(
 ) -> None:
     """Certify a run on the test split. The same command continues what was interrupted."""
     loaded = tr.load(run)
-    with progress_bar() as bar:
-        task = bar.add_task("certify", total=None, facts="")
-
-        def on_batch(state: Progress) -> None:
-            shares = {"natural": state.natural, "adversarial": state.adversarial, "certified": state.certified}
-            facts = "  ".join(f"{name} {percent(count / state.done)}" for name, count in shares.items())
-            bar.update(task, completed=state.done, total=state.total, facts=facts)
-
-        summary = tr.certify(
-            loaded,
-            dataset,
-            eps,
-            count=count,
-            relaxations=[name.strip() for name in relaxations.split(",")],
-            attack={"name": "pgd", "steps": attack_steps, "restarts": attack_restarts, "loss": "margin"},
-            complete=complete,
-            timeout=timeout,
-            batch_size=batch_size,
-            float32=float32,
-            device=device,
-            seed=seed,
-            data_dir=data_dir,
-            out=out_,
-            on_batch=on_batch,
-        )
-    radius = eps if eps is not None else loaded.config.eps.target
-    out.print(summary_table(summary, f"{loaded.record.name}, {dataset or loaded.config.data.name} test, eps {radius}"))
-    out.print(table(["decided by", *VERDICTS], _by_method(summary)))
+    given: dict[str, Any] = {
+        "count": count,
+        "relaxations": [name.strip() for name in relaxations.split(",")],
+        "attack": {"name": "pgd", "steps": attack_steps, "restarts": attack_restarts, "loss": "margin"},
+        "complete": complete,
+        "timeout": timeout,
+        "batch_size": batch_size,
+        "float32": float32,
+        "device": f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device,
+        "seed": seed,
+        "data_dir": data_dir,
+        "out": out_,
+        "workers": workers,
+        "memory_gib": memory,
+        "shard": shard or _rank(),
+        "merge": merge,
+    }
+    where = f"{loaded.record.name}, {dataset or loaded.config.data.name} test"
+    if radius:
+        with _showing(_facts_of_radii) as on_batch:
+            radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, **given)
+        _print_radii(radii, f"{where}, {radii.count} images", run)
+        return
+    if tolerance is not None:
+        raise InputError("--tolerance is for --radius.")
+    with _showing(_facts) as on_batch:
+        summary = tr.certify(loaded, dataset, eps, on_batch=on_batch, **given)
+    at = eps if eps is not None else loaded.config.eps.target
+    _print_summary(summary, f"{where}, eps {at}", per_class)
     if float32:
         print_hint("float32: rounding errors are bounded, but 5e8 times larger than in float64: more stays unknown.")
     print_hint(f"{summary.seconds:.0f} s. Records: {run}")
+
+
+def _print_summary(summary: Summary, title: str, per_class: bool) -> None:
+    out.print(summary_table(summary, title))
+    out.print(table(["decided by", *VERDICTS], _by_method(summary)))
+    if per_class:
+        out.print(table(["class", *CLASS_COUNTS], _by_class(summary)))
+
+
+def _print_radii(found: RadiusSummary, title: str, run: Path) -> None:
+    out.print(table(["radius", "adversarial", "certified"], _curve(found), title))
+    out.print(table(["share of the images", "certified radius at most"], _quantiles(found)))
+    print_hint(f"{found.seconds:.0f} s; the radii of {found.open} images are further apart. Records: {run}")
+
+
+@contextmanager
+def _showing(facts: Callable[[Any], str]) -> Iterator[Callable[[Any], None]]:
+    """A bar; it is silent where standard error is no terminal."""
+    with progress_bar() as bar:
+        task = bar.add_task("certify", total=None, facts="")
+        yield lambda state: bar.update(task, completed=state.done, total=state.total, facts=facts(state))
+
+
+def _facts(state: Progress) -> str:
+    shares = {"natural": state.natural, "adversarial": state.adversarial, "certified": state.certified}
+    told = [f"{name} {percent(count / max(1, state.done))}" for name, count in shares.items()]
+    counts = {"unknown": state.unknown, "open": state.open}
+    return "  ".join([*told, *(f"{name} {count}" for name, count in counts.items() if count)])
+
+
+def _facts_of_radii(state: RadiusProgress) -> str:
+    return f"open {state.open}" if state.open else ""
+
+
+def _curve(found: RadiusSummary) -> list[list[str]]:
+    """A few points of it, the last one included."""
+    shown = found.curve[:: max(1, (len(found.curve) - 1) // 8)]
+    shown = shown if shown[-1] is found.curve[-1] else (*shown, found.curve[-1])
+    return [[p.eps, percent(p.adversarial_accuracy), percent(p.certified_accuracy)] for p in shown]
+
+
+def _quantiles(found: RadiusSummary) -> list[list[str]]:
+    return [[percent(float(Fraction(share))), value or "not natural"] for share, value in found.quantiles.items()]
+
+
+def _rank() -> str | None:
+    """The shard of a process that torchrun started beside others."""
+    shard = Shard.of_rank(os.environ)
+    return None if shard is None else f"{shard.number}/{shard.count}"
+
+
+def _by_class(summary: Summary) -> list[list[str]]:
+    return [
+        [
+            str(found.label),
+            str(found.count),
+            *(percent(getattr(found, kind) / found.count) for kind in CLASS_COUNTS[1:]),
+        ]
+        for found in summary.classes
+    ]
 
 
 def _by_method(summary: Summary) -> list[list[str]]:

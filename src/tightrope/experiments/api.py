@@ -7,41 +7,45 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from tightrope.core import registry
 from tightrope.core.bounds import Params
-from tightrope.core.box import Box
+from tightrope.core.box import Box, parse_eps
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
-from tightrope.core.protocols import Attack, Relaxation, Smoother, TrainingMethod, Verifier
+from tightrope.core.protocols import Attack, Relaxation, Smoother, TrainingMethod
 from tightrope.core.spec import Spec, check_spec, margin_spec
-from tightrope.data._loader import Samples, from_tensors, subset, to_unit
 from tightrope.errors import InputError
+from tightrope.evaluation._inputs import Inputs
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.certify import certify as certify_images
-from tightrope.experiments.build import MakeSpec, build_job, build_plugins, check_labels, classification
+from tightrope.evaluation.radius import Grid, RadiusProgress, certify_radii
+from tightrope.experiments.build import MakeSpec, build_job, build_plugins
+from tightrope.experiments.certification import (
+    Dataset,
+    find_attack,
+    find_effort,
+    find_run,
+    find_samples,
+    find_stages,
+    find_subject,
+)
 from tightrope.experiments.config import find_device, parse_config
 from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.experiments.plan import plan
-from tightrope.experiments.plugins import build_named, build_plugin
+from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run, execute, load, read_started
-from tightrope.frontend.fx import from_module
 from tightrope.records.image import Summary
+from tightrope.records.radius import RadiusSummary
+from tightrope.reports.figures import radius_curve
 from tightrope.runtime.distributed import joined
 from tightrope.training.events import Silent, Watcher
-from tightrope.verifiers.alpha_crown import AlphaCrown
-from tightrope.verifiers.attack import AttackVerifier
-from tightrope.verifiers.bab import Bab
-from tightrope.verifiers.cascade import Cascade
-from tightrope.verifiers.one_shot import OneShot
 
-__all__ = ["attack", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
+__all__ = ["attack", "certified_radii", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
 
 RELAXATIONS = ("ibp", "crown_ibp", "deeppoly")
 DEFAULT_ATTACK: Mapping[str, Any] = {"name": "pgd", "steps": 40, "restarts": 2, "loss": "margin"}
-Dataset = str | Samples | tuple[Tensor, Tensor]
 
 
 def relaxation(name: str, **options: Any) -> Relaxation:
@@ -151,9 +155,9 @@ def fit(
             plugins,
             data_dir=data_dir,
             module=module,
-            samples=None if dataset is None or isinstance(dataset, str) else _samples(dataset, data_dir),
+            samples=None if dataset is None or isinstance(dataset, str) else find_samples(dataset, data_dir),
             make_spec=spec,
-            warm_start=None if init_from is None else _run(init_from).params,
+            warm_start=None if init_from is None else find_run(init_from).params,
             ranks=ranks,
         )
         return execute(name, settings, job, folder, resume=resume, watcher=watcher or Silent(), handed_in=handed_in)
@@ -178,6 +182,10 @@ def certify(
     device: str = "cpu",
     seed: int = 0,
     on_batch: Callable[[Progress], None] | None = None,
+    workers: int = 1,
+    memory_gib: float | None = None,
+    shard: str | None = None,
+    merge: bool = False,
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
 
@@ -195,58 +203,137 @@ def certify(
         data_dir: where the dataset lies.
         relaxations: names, from cheap to tight.
         attack: an attack, its name, or a table of name and options.
-        complete: decide what the relaxations leave undecided; all such images of a batch are decided together.
-        timeout: seconds of branch and bound an image, if ``complete``; those of a batch share their time.
+        complete: decide what the relaxations leave undecided; such images of all batches are decided together.
+        timeout: seconds of branch and bound an image, if ``complete``; images that are decided together share theirs.
         spec: from labels to the property of each sample.
         batch_size: images bounded together.
         float32: faster; rounding errors, which are bounded in any case, are 5e8 times larger: more stays unknown.
         device: where to compute.
         seed: of the attack's starts.
         on_batch: called with a :class:`tightrope.evaluation.certify.Progress` after every batch.
+        workers: processes on the CPU, which share the threads. With more than one, a script needs the usual
+            ``if __name__ == "__main__":``.
+        memory_gib: of all of them, beyond what they hold at the start (Linux): batches that need more are halved.
+        shard: ``"i/n"`` to certify only that part of the images, into a file of its own. When the files of all shards
+            are there, they are merged.
+        merge: certify nothing, but merge the files of all shards, which are then required.
+
+    Returns:
+        The summary of all images; of those of the shard while other shards are missing.
 
     Raises:
         InputError: what cannot be certified, before any work; or records of other settings in ``out``.
-        InvariantError: results that contradict each other.
+        InvariantError: results that contradict each other, or those of other certifications in the run's folder.
     """
-    run = None if isinstance(source, nn.Module) else _run(source)
-    if run is not None and dataset is None and "dataset" in run.record.handed_in:
-        raise InputError(f"The run in {run.path} was trained on data handed in: say on what to certify it (dataset).")
-    dataset = dataset if dataset is not None else (run.config.data.name if run else None)
-    eps = eps if eps is not None else (run.config.eps.target if run else None)
-    if dataset is None or eps is None:
-        raise InputError("To certify a module, give the dataset and eps.")
-    samples = _samples(dataset, data_dir, split)
-    samples = samples if count is None else subset(samples, count)
-    network, params = _network(source, run, samples)
-    dtype = torch.float32 if float32 else torch.float64
-    names = list(relaxations)
-    chosen = _attack(attack)
-    stages: list[Verifier] = [AttackVerifier(chosen), *(OneShot(relaxation(name), name) for name in names)]
-    stages += [AlphaCrown(), Bab(timeout=timeout)] if complete else []
-    data_name = dataset if isinstance(dataset, str) else "data"
-    check_labels(samples, network, spec)
-    where = find_device(device)
-    params = {name: value.to(where) for name, value in params.items()}
+    subject = find_subject(
+        source,
+        dataset,
+        eps,
+        split=split,
+        count=count,
+        data_dir=data_dir,
+        float32=float32,
+        device=device,
+        spec=spec,
+    )
+    effort = find_effort(subject, workers, memory_gib, shard, merge)
+    share = None if memory_gib is None else memory_gib / workers
+    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
     return certify_images(
-        network,
-        params,
-        to_unit(samples, dtype).to(where),
-        samples.labels.to(where),
-        eps=eps,
-        verifier=Cascade(tuple(stages)),
-        path=_records_path(run, out, f"{data_name}-{split}", eps, dtype, complete),
-        make_spec=spec or classification(network, dtype),
+        subject.network,
+        subject.params,
+        subject.x,
+        subject.labels,
+        eps=subject.eps,
+        verifier=stages.first,
+        complete=stages.rest,
+        path=subject.records_path(out, ["complete"] * complete),
+        make_spec=subject.make_spec,
         batch_size=batch_size,
         seed=seed,
-        header={
-            "dataset": data_name,
-            "split": split,
-            "attack": repr(chosen),
-            "relaxations": names,
-            **({"complete": {"timeout": timeout}} if complete else {}),
-        },
+        header={**subject.facts, **stages.facts},
         on_batch=on_batch,
+        effort=effort,
     )
+
+
+def certified_radii(
+    source: nn.Module | Run | Path | str,
+    dataset: Dataset | None = None,
+    limit: float | str | Fraction | None = None,
+    tolerance: float | str | Fraction | None = None,
+    *,
+    split: str = "test",
+    count: int | None = None,
+    out: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    relaxations: Iterable[str] = RELAXATIONS,
+    attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
+    complete: bool = False,
+    timeout: float = 60.0,
+    spec: MakeSpec | None = None,
+    batch_size: int = 100,
+    float32: bool = False,
+    device: str = "cpu",
+    seed: int = 0,
+    on_batch: Callable[[RadiusProgress], None] | None = None,
+    workers: int = 1,
+    memory_gib: float | None = None,
+    shard: str | None = None,
+    merge: bool = False,
+) -> RadiusSummary:
+    """The largest radius with a proof and the smallest one with a counterexample, image by image; resumes like certify.
+
+    Both are found by bisection with the verifiers of :func:`certify`, on the multiples of a tolerance. The records are
+    a file ``.jsonl``; beside it are written the distribution (``.summary.json``), accuracy as a function of the radius
+    (``.curve.csv``), and its picture (``.png``).
+
+    Args:
+        source: a run, its folder, or a module.
+        dataset: a name, or images in [0, 1] with labels; by default that of the run.
+        limit: the largest radius that is tried; by default twice the run's test radius.
+        tolerance: by default a 64th of the limit.
+        timeout: seconds of branch and bound an image and radius, if ``complete``.
+
+    The others are those of :func:`certify`.
+
+    Raises:
+        InputError: what cannot be certified, before any work; or records of other settings in ``out``.
+        InvariantError: a proof and a counterexample that contradict each other, at whatever radii.
+    """
+    run = None if isinstance(source, nn.Module) else find_run(source)
+    if limit is None and run is not None:
+        limit = min(2 * parse_eps(run.config.eps.target), Fraction(1))
+    subject = find_subject(
+        source if run is None else run,
+        dataset,
+        limit,
+        split=split,
+        count=count,
+        data_dir=data_dir,
+        float32=float32,
+        device=device,
+        spec=spec,
+    )
+    grid, effort = Grid.up_to(subject.eps, tolerance), find_effort(subject, workers, memory_gib, shard, merge)
+    share = None if memory_gib is None else memory_gib / workers
+    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
+    path = subject.records_path(out, [*["complete"] * complete, "radius"])
+    inputs = Inputs(subject.network, subject.params, subject.x, subject.labels, subject.make_spec, batch_size, seed)
+    found = certify_radii(
+        inputs,
+        grid,
+        verifier=stages.first,
+        complete=stages.rest,
+        path=path,
+        header={**subject.facts, **stages.facts},
+        on_batch=on_batch,
+        effort=effort,
+    )
+    if found.count == inputs.size:
+        title = subject.data if subject.run is None else f"{subject.run.record.name}, {subject.data} {split}"
+        radius_curve(found, title, path.with_suffix(".png"))
+    return found
 
 
 def attack(
@@ -278,42 +365,6 @@ def attack(
     if isinstance(target, Tensor):
         target = margin_spec(target, network.num_outputs, dtype=box.lower.dtype)
     spec = check_spec(target, box.lower.shape[0], network.num_outputs)
-    chosen = _attack(method)
+    chosen = find_attack(method)
     noise = chosen.noise(box, derived_generator(box.lower.device, seed, "attack"))
     return chosen.perturb(network, params, box, spec, noise)
-
-
-def _attack(value: Attack | Mapping[str, Any] | str) -> Attack:
-    return cast(Attack, build_named("attacks", value)) if isinstance(value, str | Mapping) else value
-
-
-def _run(source: Run | Path | str) -> Run:
-    return source if isinstance(source, Run) else load(source)
-
-
-def _network(source: Any, run: Run | None, samples: Samples) -> tuple[Network, Params]:
-    shape = tuple(samples.images.shape[1:])
-    if run is None:
-        return from_module(source, shape)
-    if run.network.input_shape != shape:
-        raise InputError(f"The network takes inputs of shape {run.network.input_shape}, the images are {shape}.")
-    return run.network, run.params
-
-
-def _samples(dataset: Dataset, data_dir: Path | str | None, split: str = "train") -> Samples:
-    if isinstance(dataset, Samples):
-        return dataset
-    if isinstance(dataset, str):
-        return cast(Samples, registry.create("datasets", dataset).load(data_dir, split))
-    return from_tensors(*dataset)
-
-
-def _records_path(
-    run: Run | None, out: Path | str | None, data: str, eps: object, dtype: torch.dtype, complete: bool
-) -> Path:
-    if out is not None:
-        return Path(out)
-    if run is None:
-        raise InputError("Say where to write the records of a module: out=....jsonl.")
-    parts = [data, str(eps).replace("/", "_"), str(dtype).removeprefix("torch."), *["complete"] * complete]
-    return run.folder.certification("-".join(parts))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def build_job(
 
 def classification(network: Network, dtype: torch.dtype) -> MakeSpec:
     """From labels to the classification margin of a network."""
-    return lambda labels: margins_of(labels, network.num_outputs, dtype)
+    return partial(margins_of, num_classes=network.num_outputs, dtype=dtype)
 
 
 def fingerprint(config: RunConfig, job: Job) -> str:

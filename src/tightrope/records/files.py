@@ -11,15 +11,20 @@ from typing import Any
 from tightrope.errors import CorruptDataError, MissingDataError
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str, *, shared: bool = False) -> None:
     """Write a file so that a reader sees the old content or the new one, whatever happens in between.
+
+    Args:
+        path: the file; its folder is made.
+        content: of it.
+        shared: several processes may write it at once; the last one wins.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -9,13 +9,14 @@ Three shares of the same images are kept apart by their names and by checks, nev
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,17 +32,36 @@ NATURAL = "natural"
 _FORMAT = "tightrope-images"
 
 
-class _Record(BaseModel):
+class Values(BaseModel):
+    """Facts that are checked when they are built and never change afterwards."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ImageRecord(_Record):
-    """The result of one image. Contradictory ones cannot be built.
+class Record(Values):
+    """What every kind of record says about an image.
 
     Attributes:
         index: in the images that were given.
         label: class, or None where the property is not about a label.
         natural: the property holds at the clean image.
+        claims: fields that are the same in all records of an image.
+    """
+
+    claims: ClassVar[tuple[str, ...]] = ("label", "natural")
+
+    index: int = Field(ge=0)
+    label: int | None
+    natural: bool
+
+
+R = TypeVar("R", bound=Record)
+
+
+class ImageRecord(Record):
+    """The result of one image. Contradictory ones cannot be built.
+
+    Attributes:
         adversarial: natural, and no counterexample was found.
         certified: natural, and verified over the full box.
         verdict: of the property on the box.
@@ -56,9 +76,8 @@ class ImageRecord(_Record):
         pydantic.ValidationError: fields of a wrong type, or that contradict each other.
     """
 
-    index: int = Field(ge=0)
-    label: int | None
-    natural: bool
+    claims: ClassVar[tuple[str, ...]] = ("label", "natural", "verdict", "eps")
+
     adversarial: bool
     certified: bool
     verdict: Literal["verified", "falsified", "unknown"]
@@ -101,7 +120,7 @@ def _is_radius(text: str) -> bool:
 # --------------------------------------------------------------------------------------------- JSON lines
 
 
-def create(path: Path, header: Mapping[str, Any], records: Iterable[ImageRecord] = ()) -> None:
+def create(path: Path, header: Mapping[str, Any], records: Iterable[Record] = ()) -> None:
     """Write a file of a header line and records, atomically; an old one is replaced.
 
     Args:
@@ -112,39 +131,59 @@ def create(path: Path, header: Mapping[str, Any], records: Iterable[ImageRecord]
     Raises:
         InputError: the header is not JSON.
     """
-    write_atomic(path, _header_line(header) + "".join(map(_line, records)))
+    write_atomic(path, _header_line(header) + "".join(map(_line, records)), shared=True)
 
 
-def append(path: Path, records: Iterable[ImageRecord]) -> None:
+def append(path: Path, records: Iterable[Record]) -> None:
     """Add records at the end in one write and wait until they are on the disk.
 
     A line that was cut off when a process was killed is removed first.
+
+    Raises:
+        OSError: the disk is full, say; the file is as it was.
     """
-    with path.open("ab+") as file:
+    lines = "".join(map(_line, records)).encode()
+    with path.open("ab+", buffering=0) as file:
         _drop_partial_line(file)
-        file.write("".join(map(_line, records)).encode())
-        file.flush()
-        os.fsync(file.fileno())
+        size = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(size)
+            error.filename = str(path)
+            raise
 
 
 def read(path: Path) -> list[ImageRecord]:
-    """The records of a file in its order, each index once.
+    """The records of a certification, see :func:`read_all`."""
+    return read_all(path, ImageRecord)
 
-    A last line without its end, left by a killed process, is ignored.
+
+def read_all(path: Path, kind: type[R]) -> list[R]:
+    """The records of a file in the order of their images, each image once.
+
+    While a certification runs its file is in the order in which images are decided. A last line without its end, left
+    by a killed process, is ignored.
+
+    Args:
+        path: ``*.jsonl``.
+        kind: of the records in it.
 
     Raises:
         MissingDataError: there is no such file.
         CorruptDataError: any other line that is not a record, named.
         InvariantError: two records of one image with different verdicts.
     """
-    known: dict[int, ImageRecord] = {}
+    known: dict[int, R] = {}
     for number, line in enumerate(_lines(path), start=1):
         if number == 1 and _header_of(line) is not None:
             read_header(path)  # of this schema
             continue
-        record = _parse(path, number, line)
+        record = _parse(path, number, line, kind)
         _check_repeated(path, known.setdefault(record.index, record), record)
-    return list(known.values())
+    return [known[index] for index in sorted(known)]
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -162,7 +201,7 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def is_exactly(path: Path, header: Mapping[str, Any], records: Iterable[ImageRecord]) -> bool:
+def is_exactly(path: Path, header: Mapping[str, Any], records: Iterable[Record]) -> bool:
     """Whether a file holds this header and these records and not a byte else."""
     return path.read_bytes() == (_header_line(header) + "".join(map(_line, records))).encode()
 
@@ -184,7 +223,7 @@ def _header_line(header: Mapping[str, Any]) -> str:
     return json.dumps({"format": _FORMAT, "schema": SCHEMA, "header": as_json(header)}) + "\n"
 
 
-def _line(record: ImageRecord) -> str:
+def _line(record: Record) -> str:
     return record.model_dump_json() + "\n"
 
 
@@ -213,9 +252,9 @@ def _header_of(line: bytes) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("format") == _FORMAT else None
 
 
-def _parse(path: Path, number: int, line: bytes) -> ImageRecord:
+def _parse(path: Path, number: int, line: bytes, kind: type[R]) -> R:
     try:
-        return ImageRecord.model_validate_json(line)
+        return kind.model_validate_json(line)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
@@ -225,17 +264,48 @@ def _parse(path: Path, number: int, line: bytes) -> ImageRecord:
         ) from None
 
 
-def _check_repeated(path: Path, first: ImageRecord, again: ImageRecord) -> None:
-    for field in ("label", "natural", "verdict", "eps"):
-        one, other = getattr(first, field), getattr(again, field)
-        if one != other:
-            raise InvariantError(f"{path} has image {again.index} twice, with {field} {one!r} and {other!r}.")
+def _check_repeated(path: Path, first: Record, again: Record) -> None:
+    if differences := disagreement(first, again):
+        raise InvariantError(f"{path} has image {again.index} twice, with {differences}.")
+
+
+def disagreement(one: Record, other: Record) -> str:
+    """What two records of the same image say differently, in words; empty if nothing that both claim."""
+    pairs = {field: (getattr(one, field), getattr(other, field)) for field in one.claims}
+    return ", ".join(f"{field} {a!r} and {b!r}" for field, (a, b) in pairs.items() if a != b)
+
+
+def contradiction(one: Record, other: Record) -> str:
+    """What of two records of the same image cannot both be true, in words; unknown contradicts nothing."""
+    unknown = any(isinstance(record, ImageRecord) and record.verdict == "unknown" for record in (one, other))
+    return "" if unknown and one.natural == other.natural else disagreement(one, other)
 
 
 # ------------------------------------------------------------------------------------------------ summary
 
 
-class Summary(_Record):
+class ClassCounts(Values):
+    """The counts of a :class:`Summary` over the images of one class.
+
+    Attributes:
+        label: the class.
+        count: its images.
+    """
+
+    label: int
+    count: int = Field(ge=1)
+    natural: int = Field(ge=0)
+    adversarial: int = Field(ge=0)
+    certified: int = Field(ge=0)
+    unknown: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClassCounts:
+        _check_order(self.natural, self.adversarial, self.certified, self.count)
+        return self
+
+
+class Summary(Values):
     """Counts and shares over ``count`` images, with Wilson intervals of 95 %.
 
     Attributes:
@@ -247,6 +317,7 @@ class Summary(_Record):
         unknown: neither verified nor falsified.
         verdicts: verdict -> method -> images.
         seconds: summed over the images.
+        classes: the same counts class by class, in ascending order; empty in older summaries.
 
     Raises:
         pydantic.ValidationError: more certified than adversarial or more adversarial than natural images, or counts
@@ -267,6 +338,7 @@ class Summary(_Record):
     unknown: int = Field(ge=0)
     verdicts: dict[str, dict[str, int]]
     seconds: float = Field(ge=0)
+    classes: tuple[ClassCounts, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Summary:
@@ -313,6 +385,7 @@ def summarise(records: Sequence[ImageRecord]) -> Summary:
         unknown=sum(record.verdict == "unknown" for record in records),
         verdicts=_by_verdict(records),
         seconds=sum(record.seconds for record in records),
+        classes=tuple(_by_class(records)),
     )
 
 
@@ -333,7 +406,20 @@ def read_summary(path: Path) -> Summary:
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write as JSON, atomically."""
-    write_atomic(path, summary.model_dump_json(indent=2) + "\n")
+    write_atomic(path, summary.model_dump_json(indent=2) + "\n", shared=True)
+
+
+def _by_class(records: Iterable[ImageRecord]) -> Iterator[ClassCounts]:
+    members: dict[int, list[ImageRecord]] = {}
+    for record in records:
+        if record.label is not None:
+            members.setdefault(record.label, []).append(record)
+    for label, group in sorted(members.items()):
+        counts = {
+            field: sum(getattr(record, field) for record in group) for field in ("natural", "adversarial", "certified")
+        }
+        unknown = sum(record.verdict == "unknown" for record in group)
+        yield ClassCounts(label=label, count=len(group), unknown=unknown, **counts)
 
 
 def _by_verdict(records: Iterable[ImageRecord]) -> dict[str, dict[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tightrope.records.image import Summary
+from tightrope.records.radius import RadiusSummary
 from tightrope.records.run import EpochRecord
 
 # Colours of Okabe and Ito: distinguishable with colour-blind eyes and in grey.
@@ -33,6 +35,34 @@ def accuracies(
     bars, lines = figure.subplots(1, 2, width_ratios=(3, 2))
     _accuracy_bars(bars, summaries)
     _surrogate_curves(lines, curves)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def radius_curve(found: RadiusSummary, title: str, path: Path) -> None:
+    """Adversarial and certified accuracy as functions of the radius, with intervals; the truth lies between them.
+
+    Args:
+        found: the distribution.
+        title: above it.
+        path: the picture to write; the ending decides the format.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    radii = [float(Fraction(point.eps)) for point in found.curve]
+    for colour, kind in zip(COLOURS[1:], ("adversarial", "certified"), strict=False):
+        intervals = [getattr(point, f"{kind}_interval") for point in found.curve]
+        shares = [100 * getattr(point, f"{kind}_accuracy") for point in found.curve]
+        axes.plot(radii, shares, color=colour, label=kind)
+        low, high = ([100 * ends[side] for ends in intervals] for side in (0, 1))
+        axes.fill_between(radii, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_title(title)
+    axes.set_xlim(0, radii[-1])
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("radius (input units)")
+    axes.set_ylabel("test images (%), with 95 % intervals")
+    axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import platform
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,35 @@ def return_freed_memory() -> None:
     gc.collect()
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def bounded_memory(gib: float | None) -> Iterator[None]:
+    """Inside, allocations fail that would take the process so much beyond what it holds now (Linux; not on a GPU).
+
+    What fails raises, so that work that halves its batches then goes on with smaller ones.
+
+    Args:
+        gib: None for no bound.
+
+    Raises:
+        InputError: it is not positive, or this system knows no such limit.
+    """
+    if gib is None:
+        yield
+        return
+    held = _status("/proc/self/status", "VmData")
+    if not gib > 0 or not held:
+        raise InputError(f"A bound of {gib:g} GiB cannot be kept: give a positive one, on Linux.")
+    resource = importlib.import_module("resource")
+    old = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + int(gib * GIB)
+    limits = [limit for limit in (wanted, *old) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, old)
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -28,6 +29,9 @@ class ContradictionError(InvariantError):
             f"Sample {position}: {detail} One of the two is wrong, so that no result of this kind can be trusted. "
             "This is a bug in Tightrope or in a plug-in: please report it."
         )
+
+    def __reduce__(self) -> tuple[type[ContradictionError], tuple[int, str], dict[str, Any]]:
+        return ContradictionError, (self.position, self.detail), vars(self)  # as it is sent from process to process
 
 
 @contextmanager
@@ -82,7 +86,8 @@ def _moved(problem: Problem, inner: Box, outcome: Outcome) -> Outcome:
 
 def _join(before: Outcome, after: Outcome) -> Outcome:
     lower, upper = max(before.lower, after.lower), min(before.upper, after.upper)
-    reason = "; ".join(dict.fromkeys(part for part in (before.reason, after.reason) if part))
+    reasons = (part for reason in (before.reason, after.reason) for part in reason.split("; ") if part)
+    reason = "; ".join(dict.fromkeys(reasons))
     if after.verdict is Verdict.FALSIFIED:
         return Outcome(Verdict.FALSIFIED, lower, upper, after.method, after.counterexample)
     if lower > 0:

@@ -125,7 +125,7 @@ def _attempt(name: str, index: range, decide: Callable[[Sequence[int]], list[Out
         return decide(index)
     except NotImplementedError:  # an unsupported layer is no numerical trouble, though a RuntimeError
         raise
-    except (RuntimeError, MemoryError, ArithmeticError) as error:
+    except (RuntimeError, MemoryError, ArithmeticError, SystemError) as error:  # SystemError: torch.func out of memory
         if len(index) > 1:
             return None
         return [undecided(name, f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")]
