@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.case import Record
+from benchmarks.verification import solved
 
 # Colours of Okabe and Ito: distinguishable with colour-blind eyes and in grey.
 OURS, PEER, PLAIN, OTHER = "#0072B2", "#E69F00", "#56B4E9", "#999999"
@@ -88,6 +89,25 @@ def forecasts(groups: Sequence[Record]) -> Figure:
         _forecasts(panel, title, known)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def cactus(groups: Sequence[Record]) -> Figure:
+    """Instances decided above the time spent on them, one line for each verifier: further right and lower is better."""
+    figure = _figure(5.0, 0.4 + 3.2 * len(groups))
+    panels = figure.subplots(len(groups), squeeze=False)[:, 0]
+    for panel, group in zip(panels, groups, strict=True):
+        for colour, row in zip(LINES, group["contenders"], strict=False):
+            times = list(solved(row))
+            label = f"{row['name']}: {len(times)} of {group['units_per_step']}"
+            panel.step(range(1, len(times) + 1), times, "o-", where="mid", color=colour, markersize=3, label=label)
+        panel.set_title(group["name"], fontsize=9)
+        panel.set_yscale("log")
+        panel.set_xlabel("instances decided")
+        panel.set_ylabel("seconds in all")
+        panel.grid(alpha=0.3)
+        if group["contenders"]:
+            panel.legend(frameon=False, fontsize=8)
     return figure
 
 

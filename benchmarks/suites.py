@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks import figures, limit, plan, population, profile, protocol, report, scaling, training
+from benchmarks import figures, limit, plan, population, profile, protocol, report, scaling, training, verification
 from benchmarks.case import Effort, Record
 from benchmarks.protocol import Group
 
@@ -92,6 +92,15 @@ SUITES = {
         figures.shares,
         {"batches": (4,), "width": 4},
         profile.show,
+        memory=False,
+    ),
+    "verify": Suite(
+        verification.Options,
+        verification.groups,
+        verification.measure,
+        figures.cactus,
+        {"count": 3, "timeout": 10.0},
+        verification.show,
         memory=False,
     ),
 }

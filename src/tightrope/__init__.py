@@ -36,9 +36,13 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import plan as plan
     from tightrope.experiments.api import relaxation as relaxation
     from tightrope.experiments.api import smoother as smoother
+    from tightrope.experiments.export import export as export
     from tightrope.experiments.run import Run as Run
     from tightrope.experiments.stages import cascade as cascade
+    from tightrope.experiments.verify import Verification as Verification
+    from tightrope.experiments.verify import verify as verify
     from tightrope.frontend.fx import from_module as from_module
+    from tightrope.frontend.onnx import from_onnx as from_onnx
     from tightrope.methods.certified import certified_loss as certified_loss
 
 _HOME = {
@@ -59,9 +63,12 @@ _HOME = {
         "relaxation",
         "smoother",
     ),
+    "experiments.export": ("export",),
     "experiments.run": ("Run",),
     "experiments.stages": ("cascade",),
+    "experiments.verify": ("Verification", "verify"),
     "frontend.fx": ("from_module",),
+    "frontend.onnx": ("from_onnx",),
     "methods.certified": ("certified_loss",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

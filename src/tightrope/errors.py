@@ -49,6 +49,13 @@ class UnknownNameError(TightropeError, LookupError):
         super().__init__(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
 
 
+class MissingExtraError(TightropeError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"This needs the package {package}: pip install 'tightrope[{extra}]'", name=package)
+
+
 class MissingDataError(TightropeError, FileNotFoundError):
     """A dataset, run folder or file is not where it was looked for."""
 

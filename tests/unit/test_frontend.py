@@ -616,7 +616,8 @@ REFUSED: dict[str, Callable[[Wrap, Tensor], Any]] = {
     "indexing": lambda m, x: m.head(x.flatten(1))[:, :2],
     "indexing the batch": lambda m, x: m.head(x[0]),
     "transposition": lambda m, x: m.head(x.transpose(2, 3).flatten(1)),
-    "permutation": lambda m, x: m.head(x.permute(0, 2, 3, 1).flatten(1)),
+    "permutation": lambda m, x: m.head(x.permute(1, 0, 2, 3).flatten(1)),
+    "error function": lambda m, x: m.head(torch.erf(x).flatten(1)),
     "concatenation of parts": lambda m, x: m.head(torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1)),
     "concatenation of samples": lambda m, x: m.head(torch.cat([x, x]).flatten(1)),
     "concatenation of constants": lambda m, x: m.head(torch.cat([x, m.mean.expand(1, 2, 4, 4)], 1).flatten(1)),
@@ -650,13 +651,14 @@ def test_what_cannot_be_bounded_is_refused(form: str) -> None:
     assert len(str(caught.value)) > 20
 
 
-@pytest.mark.parametrize("form", ["division by the input", "control flow", "square", "permutation"])
+@pytest.mark.parametrize("form", ["division by the input", "control flow", "square", "permutation", "error function"])
 def test_refusals_say_what_to_do(form: str) -> None:
     expected = {
         "division by the input": "divides by the input; only constants",
         "control flow": "must not branch or loop",
         "square": "only constants can be factors",
-        "permutation": "permute.*not supported yet.*Supported:",
+        "permutation": "permute.*moves the batch axis",
+        "error function": "erf.*not supported yet.*Supported:",
     }
     with pytest.raises(UnsupportedLayerError, match=expected[form]):
         tr.from_module(wrap(REFUSED[form]), IMAGE)

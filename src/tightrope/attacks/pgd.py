@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.lowering import gradient_of
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec, evaluate, margin_cross_entropy, worst_margin
 from tightrope.errors import InputError, UnknownNameError
@@ -86,7 +87,7 @@ class Pgd:
             loss = margin_cross_entropy(rows, spec.clause) if self.loss == "ce" else -margin
             return loss.sum(), margin
 
-        gradient, margin = torch.func.grad(objective, has_aux=True)(x)
+        gradient, margin = gradient_of(objective, x)
         return gradient.detach(), margin.detach()
 
     def _step(self, x: Tensor, gradient: Tensor, box: Box, step: int) -> Tensor:

@@ -27,6 +27,11 @@ def print_hint(message: str) -> None:
     out.print(Text(message, style="dim"), soft_wrap=True)
 
 
+def print_note(message: str) -> None:
+    """A remark that is no part of the result: on standard error."""
+    err.print(Text(message, style="dim"), soft_wrap=True)
+
+
 def table(
     columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None, *, numbers: bool = True
 ) -> Table:

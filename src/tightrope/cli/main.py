@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import certify, demo, experiment, listing, plan, train, tune
+from tightrope.cli import STARTED, certify, demo, experiment, export, listing, plan, train, tune, verify
 
 app = typer.Typer(
     name="tightrope",
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
+app.command("verify")(verify.verify)
+app.command("export")(export.export)
 app.command("demo")(demo.demo)
 app.command("experiment")(experiment.experiment)
 app.command("tune")(tune.tune)
@@ -46,4 +48,4 @@ def options(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(obj=STARTED)  # where time limits count from

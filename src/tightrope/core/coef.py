@@ -327,14 +327,15 @@ Coef = Dense | Patches | Factored
 
 
 def identity(shape: Shape, first: int, last: int, like: Tensor) -> Coef:
-    """Rows +x and then -x of a node, for its entries (of an image: channels) from ``first`` to before ``last``."""
-    index = torch.arange(first, last, device=like.device)
-    rows = F.one_hot(index, shape[0]).to(like.dtype)
+    """Rows +x and then -x of a node, for its entries from ``first`` to before ``last`` of the first axis."""
+    each = 1 if len(shape) == 3 else math.prod(shape[1:])  # windows move over an image by themselves
+    index = torch.arange(first * each, last * each, device=like.device)
+    rows = F.one_hot(index, shape[0] * each).to(like.dtype)
     both = torch.cat([rows, -rows])[None]
     if len(shape) == 3:
         frame = Frame(shape, (1, 1), (shape[1], shape[2]), (1, 1), (0, 0))
         return Patches(both[:, None], frame, clean=True, mirrored=True)
-    return Dense(both)
+    return Dense(both.reshape(1, -1, *shape))
 
 
 def _composed(frame: Frame, like: Tensor, transpose: Transpose) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def row_dot(rows: Tensor, x: Tensor) -> Tensor:
     """The products of each sample's rows (batch, rows, n) with its vector (batch or 1, n): (batch, rows)."""
-    found: Tensor = _RowDot.apply(rows, x.expand(rows.shape[0], -1))  # type: ignore[no-untyped-call]
+    x = x.expand(rows.shape[0], -1)
+    if not torch.is_grad_enabled() and runs_plainly():  # calling it as a function of autograd costs more than itself
+        return _RowDot.forward(rows, x)
+    found: Tensor = _RowDot.apply(rows, x)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -122,9 +126,27 @@ def keeps(entries: int, device: torch.device) -> bool:
 
 def can_recompute() -> bool:
     """Whether gradients are taken, by plain autograd: mapped code cannot run again, and compilers decide themselves."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is None
+    return torch.is_grad_enabled() and runs_plainly()
+
+
+def runs_plainly() -> bool:
+    """Whether code is run as it is written: neither compiled nor mapped nor differentiated by ``torch.func``."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def gradient_of(objective: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient at x of the first value, a number, and the second value; neither has a graph of its own.
+
+    ``torch.func`` where the code is mapped or compiled; plain autograd elsewhere, which is faster, and does not load
+    the compiler (a second and more of a process's start).
+    """
+    if not runs_plainly():
+        found: tuple[Tensor, Tensor] = torch.func.grad(objective, has_aux=True)(x)
+        return found
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        value, rest = objective(point)
+    return torch.autograd.grad(value, point)[0], rest.detach()
 
 
 def _has_onednn(x: Tensor) -> bool:

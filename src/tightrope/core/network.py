@@ -124,6 +124,14 @@ class Network:
         """Whether some layer normalises with batch statistics."""
         return any(node.op.statistics is not None for node in self.nodes)
 
+    def up_to(self, name: str) -> Network:
+        """The network whose output is one of the nodes, a vector."""
+        needed = {name}
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        return Network(tuple(node for node in self.nodes if node.name in needed), self.input_shape, self.trainable)
+
     def calibrate(self, params: Params, x: Tensor) -> dict[str, Tensor]:
         """The params with every batch statistic replaced by that of the clean batch, gradients flowing through.
 

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from tightrope.core import registry
 from tightrope.core.bounds import Params, Shape
-from tightrope.core.network import INPUT, GraphModule, Network, Node
+from tightrope.core.network import INPUT, GraphModule, Network
 from tightrope.core.op import Op
 from tightrope.errors import InputError, UnsupportedLayerError
-from tightrope.frontend._pooling import max_pool_taps
+from tightrope.frontend._builder import Builder
+from tightrope.frontend._pooling import max_pool_axis
 from tightrope.ops.add import Add
 from tightrope.ops.concat import Concat
-from tightrope.ops.maximum import Maximum
-from tightrope.ops.relu import Relu
 from tightrope.ops.reshape import Reshape
 from tightrope.ops.scale import Scale
 from tightrope.ops.shift import Shift
+from tightrope.ops.transpose import Transpose
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -60,6 +60,7 @@ _DIV: tuple[Any, ...] = (operator.truediv, operator.itruediv, torch.div, torch.d
 _NEG: tuple[Any, ...] = (operator.neg, torch.neg, torch.negative, "neg", "neg_", "negative")
 _ARITHMETIC = frozenset((*_ADD, *_SUB, *_MUL, *_DIV, *_NEG))
 _CONCAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
+_PERMUTE: tuple[Any, ...] = (torch.permute, "permute")
 _MAXIMUM: tuple[Any, ...] = (torch.maximum, "maximum")
 _RESHAPE: tuple[Any, ...] = ("view", "reshape", torch.reshape)
 
@@ -124,8 +125,7 @@ class _Converter:
         self.module = module
         self.input_shape = input_shape
         self.params, self.trainable, self.alias = _state(module)
-        self.nodes: list[Node] = []
-        self.shapes: dict[str, Shape] = {INPUT: input_shape}
+        self.builder = Builder(input_shape)
         ops = [registry.find("ops", name) for name in registry.names("ops")]
         self.table: dict[type[nn.Module], Any] = {kind: op for op in ops for kind in op.modules}
 
@@ -136,9 +136,7 @@ class _Converter:
             raise InputError(f"The network must end in one vector a sample, it ends in {shape}. Add nn.Flatten().")
         if result.name == INPUT:
             raise InputError("The network has no layers.")
-        nodes = _reachable(self.nodes, result.name)
-        used = {key for node in nodes for key in vars(node.op).values() if isinstance(key, str)}
-        return Network(nodes, self.input_shape, tuple(key for key in self.trainable if key in used))
+        return self.builder.network(result.name, tuple(self.trainable))
 
     def _single(self) -> _Value:
         """A module that is itself one layer has no inside to trace."""
@@ -220,6 +218,8 @@ class _Converter:
             if not all(isinstance(arg, _Value) for arg in args):
                 raise UnsupportedLayerError(f"{where} compares with a constant; only values can be compared so far.")
             return self._maximum(node.name, args[0], args[1], where)
+        if target in _PERMUTE:
+            return self._permute(node.name, args, kwargs, where)
         if target in _CONCAT:
             return self._concat(node.name, args, kwargs, where)
         if target in _RESHAPE:
@@ -230,28 +230,22 @@ class _Converter:
             return self._layer(_FUNCTIONS[target](*rest, **options), node.name, "", value, node.name)
         raise UnsupportedLayerError(
             f"{where} is not supported yet. Supported: {_supported(self.table)}, functional relu, leaky_relu, sigmoid, "
-            "tanh, flatten, avg_pool2d, max_pool2d, view, reshape, cat, maximum, +, - of branches, and +, -, *, / with "
-            "constants."
+            "tanh, flatten, avg_pool2d, max_pool2d, view, reshape, permute, cat, maximum, +, - of branches, and "
+            "+, -, *, / with constants."
         )
 
     def _max_pool(self, module: nn.MaxPool2d, value: _Value, name: str, where: str) -> _Value:
-        """The largest of each window as a tree of pairs: over its rows, then over its columns."""
-        for axis in (1, 2):
-            try:
-                taps = max_pool_taps(module, axis, value.shape)
-            except ValueError as error:
-                raise UnsupportedLayerError(f"{where} {error}.") from None
-            parts = [self._add(f"{name}_tap", tap, (value,), where) for tap in taps]
-            while len(parts) > 1:
-                first, second, *rest = parts
-                parts = [*rest, self._maximum(name, first, second, where)]
-            value = parts[0]
-        return value
+        try:
+            rows, columns = (max_pool_axis(module, axis, value.shape) for axis in (1, 2))
+            return self._named(self.builder.max_pool(name, value.name, rows, columns))
+        except ValueError as error:
+            raise UnsupportedLayerError(f"{where} {error}.") from None
 
     def _maximum(self, name: str, a: _Value, b: _Value, where: str) -> _Value:
-        difference = self._add(f"{name}_difference", Add(-1), (b, a), where)
-        excess = self._add(f"{name}_excess", Relu(), (difference,), where)
-        return self._add(name, Maximum(), (a, b, excess), where)
+        try:
+            return self._named(self.builder.maximum(name, a.name, b.name))
+        except ValueError as error:
+            raise UnsupportedLayerError(f"{where} {error}.") from None
 
     def _sum(self, name: str, a: Any, b: Any, sign: int, where: str) -> _Value:
         if isinstance(a, _Value) and isinstance(b, _Value):
@@ -281,6 +275,14 @@ class _Converter:
             raise UnsupportedLayerError(f"{where} along axis {dim} mixes samples; give an axis from 1 to {dims - 1}.")
         sizes = tuple(part.shape[axis - 1] if axis <= len(part.shape) else 0 for part in tensors)
         return self._add(name, Concat(axis - 1, sizes), tuple(tensors), where)
+
+    def _permute(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: str) -> _Value:
+        value, first, *rest = (*args, *kwargs.values())
+        dims = tuple(first) if isinstance(first, tuple | list) else (first, *rest)
+        order = [dim % (len(value.shape) + 1) for dim in dims]
+        if order[:1] != [0]:
+            raise UnsupportedLayerError(f"{where} by {dims} moves the batch axis, which must stay first.")
+        return self._add(name, Transpose(tuple(dim - 1 for dim in order[1:])), (value,), where)
 
     def _constant(self, value: Any, against: _Value, where: str) -> str | float:
         """A Python number, or the key of a tensor that broadcasts against one sample without enlarging it."""
@@ -330,14 +332,12 @@ class _Converter:
                 "(torch.nn.utils.remove_weight_norm, torch.nn.utils.parametrize.remove_parametrizations)."
             )
         try:
-            shape = op.output_shape(*(value.shape for value in inputs))
+            return self._named(self.builder.add(name, op, *(value.name for value in inputs)))
         except ValueError as error:
             raise UnsupportedLayerError(f"{where} {error}.") from None
-        while name in self.shapes:
-            name = f"{name}_"
-        self.nodes.append(Node(name, op, tuple(value.name for value in inputs)))
-        self.shapes[name] = shape
-        return _Value(name, shape)
+
+    def _named(self, name: str) -> _Value:
+        return _Value(name, self.builder.shapes[name])
 
 
 @dataclass(frozen=True)
@@ -413,15 +413,6 @@ def _static(target: Any, args: tuple[Any, ...], where: str) -> Any:
             return full
         raise UnsupportedLayerError(f"{where} is not supported: only the shape of a value can be read.")
     return value[rest[0]]
-
-
-def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
-    needed, kept = {output}, []
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-            kept.append(node)
-    return tuple(reversed(kept))
 
 
 def _supported(table: dict[type[nn.Module], Any]) -> str:

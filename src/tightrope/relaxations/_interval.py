@@ -31,6 +31,12 @@ class Forward(NamedTuple):
     radii: dict[str, Tensor]
     rigorous: bool = False
 
+    def rows(self, index: Tensor) -> Forward:
+        """The pass of some samples, which may be repeated."""
+        intervals = {name: Interval(*(end[index] for end in pair)) for name, pair in self.intervals.items()}
+        centres, radii = ({name: v[index] for name, v in values.items()} for values in (self.centres, self.radii))
+        return Forward(intervals, centres, radii, self.rigorous)
+
     def interval(self, name: str) -> Interval:
         """Lower and upper ends of a node."""
         if name in self.intervals:

@@ -39,13 +39,10 @@ def solutions(bound: Lagrangian) -> Iterator[tuple[Subproblems, Tensor]]:
     part = bound.part
     centre, radius = (part.box_lower + part.box_upper) / 2, (part.box_upper - part.box_lower) / 2
     split = (part.signs[0] != 0).nonzero()[:, 0]
-    lines = bound.lines(part.slopes)
-
-    def linear(x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, neurons = bound.evaluate(x, lines)
-        return rows[0], (part.signs * neurons)[0, split]
-
-    forms = zip(torch.func.jacrev(linear)(centre), linear(centre), strict=True)
+    with torch.enable_grad():
+        x = centre.clone().requires_grad_()
+        values, neurons = bound.evaluate(x, bound.lines(part.slopes))
+        forms = [(_jacobian(value, x), value) for value in (values[0], (part.signs * neurons)[0, split])]
     rows, signs = (_scaled((gradient * radius).flatten(1), offset) for gradient, offset in forms)
     largest = rows.size.max()
     share = rows.size / largest
@@ -61,6 +58,12 @@ def solutions(bound: Lagrangian) -> Iterator[tuple[Subproblems, Tensor]]:
             lower = bound(variables)
         found = part._replace(multipliers=variables.multipliers, weights=variables.weights, lower=lower)
         yield found, centre + _tensor(point, centre).reshape(centre.shape) * radius
+
+
+def _jacobian(values: Tensor, x: Tensor) -> Tensor:
+    """The gradients of values, (n,), at x, (n, *x)."""
+    rows = [torch.autograd.grad(value, x, retain_graph=True)[0] for value in values]
+    return torch.stack(rows) if rows else x.new_zeros(0, *x.shape)
 
 
 def _scaled(gradient: Tensor, offset: Tensor) -> _Forms:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import insort
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +18,27 @@ from tightrope.verifiers._problem import INF
 from tightrope.verifiers._subproblems import Subproblems, joined
 
 
+class Entry(NamedTuple):
+    """An open subproblem: by its bound and then by its age, which is its own.
+
+    Attributes:
+        lower: its bound.
+        order: its number.
+        batch, row: where it is stored.
+    """
+
+    lower: float
+    order: int
+    batch: Subproblems
+    row: int
+
+
 @dataclass
 class Progress:
     """What is known about one sample.
 
     Attributes:
-        open: subproblems with their bounds, in ascending order of these and then of age.
+        open: subproblems, in ascending order.
         lower: least bound of what is settled.
         upper: least margin at an input.
         counterexample: an input whose margin is not positive.
@@ -30,21 +46,22 @@ class Progress:
         seconds: used so far.
     """
 
-    open: list[tuple[float, int, Subproblems]] = field(default_factory=list)
+    open: list[Entry] = field(default_factory=list)
     lower: float = INF
     upper: float = INF
     counterexample: Tensor | None = None
     reason: str = ""
     seconds: float = 0.0
 
-    def add(self, lower: float, order: int, part: Subproblems) -> None:
-        """One more open subproblem."""
-        insort(self.open, (lower, order, part), key=lambda entry: entry[:2])
+    def add(self, entries: Iterable[Entry]) -> None:
+        """More open subproblems."""
+        self.open.extend(entries)
+        self.open.sort()
 
-    def take(self, count: int, *, easiest: bool) -> list[Subproblems]:
+    def take(self, count: int, *, easiest: bool) -> list[Entry]:
         """Open subproblems to go on with: of the least bounds, or of the largest."""
         chosen = slice(max(0, len(self.open) - count), None) if easiest else slice(count)
-        taken = [part for _, _, part in self.open[chosen]]
+        taken = self.open[chosen]
         del self.open[chosen]
         return taken
 
@@ -54,8 +71,8 @@ class Progress:
 
     def settle_all(self, reason: str) -> None:
         """Everything that is open is done with."""
-        for lower, _, _ in self.open:
-            self.settle(lower, reason)
+        if self.open:
+            self.settle(self.open[0].lower, reason)
         self.open.clear()
 
     def saw(self, margin: float, x: Tensor) -> None:
@@ -103,10 +120,13 @@ class Queue:
                 self.samples[i].settle(lower)
         part, sample = part.rows(left), sample[left]
         self._bytes = sum(value[:1].numel() * value.element_size() for value in part)
+        added: dict[int, list[Entry]] = defaultdict(list)
         for row, (i, lower) in enumerate(zip(sample.tolist(), part.lower.tolist(), strict=True)):
+            added[i].append(Entry(lower, self._added + row, part, row))
+        self._added += part.size
+        for i, entries in added.items():
             if self.samples[i].counterexample is None:
-                self._added += 1
-                self.samples[i].add(lower, self._added, part.rows(slice(row, row + 1)))
+                self.samples[i].add(entries)
 
     def take(self) -> Subproblems | None:
         """The next batch; None when nothing is open. Samples whose time is up are given up.
@@ -123,7 +143,7 @@ class Queue:
         full = sum(len(progress.open) for progress in waiting) * self._bytes > self._memory
         turn = sorted(waiting, key=lambda progress: progress.seconds)[: self.batch_size]
         share = self.batch_size // len(turn)
-        return joined([part for progress in turn for part in progress.take(share, easiest=full)])
+        return _gathered([entry for progress in turn for entry in progress.take(share, easiest=full)])
 
     @contextmanager
     def charged(self, sample: Tensor) -> Iterator[Callable[[], bool]]:
@@ -142,3 +162,13 @@ class Queue:
             spent = time.perf_counter() - begin
             for progress, share in charged:
                 progress.seconds += spent * share
+
+
+def _gathered(entries: Iterable[Entry]) -> Subproblems:
+    """The subproblems of entries, one gather for each batch that they are stored in."""
+    rows: dict[int, list[int]] = defaultdict(list)
+    batches: dict[int, Subproblems] = {}
+    for entry in entries:
+        batches[id(entry.batch)] = entry.batch
+        rows[id(entry.batch)].append(entry.row)
+    return joined([batch.rows(torch.tensor(rows[key], device=batch.item.device)) for key, batch in batches.items()])

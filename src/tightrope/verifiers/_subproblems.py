@@ -111,6 +111,7 @@ class Items:
     Args:
         problem: what is to be decided.
         relaxation: of the pre-activation bounds.
+        pre: those that are known already.
 
     Attributes:
         margins: the relaxation's bounds of the clauses, (batch, clauses).
@@ -118,21 +119,32 @@ class Items:
         sample: of each item, (items,).
     """
 
-    def __init__(self, problem: Problem, relaxation: Relaxation) -> None:
+    def __init__(self, problem: Problem, relaxation: Relaxation, pre: Mapping[str, Interval] | None = None) -> None:
         network, params, box, spec = problem
         self.problem, self._relaxation = problem, relaxation
         with torch.no_grad():
-            self._bounds = relaxation.bounds(network, params, box, spec, rigorous=True)
+            self._bounds = relaxation.bounds(network, params, box, spec, pre=pre, rigorous=True)
         self.margins = clause_margins(self._bounds.margins, spec.clause)
         self.neurons = Neurons(network, self._bounds.pre, box.lower)
         self.sample = torch.arange(problem.size, device=box.lower.device).repeat_interleave(self.margins.shape[1])
         self._index = _members(spec.clause, box.lower.device)
         with torch.no_grad():
-            entry = self.prefix(box, rigorous=True).interval(network.entry)
+            prefix = self._affine(box, rigorous=True)
+            self._prefixes, entry = {True: prefix}, prefix.interval(network.entry)
             self._rounding: Rounding | None = to_entry(network, params, entry, self._bounds.pre)
 
-    def prefix(self, box: Box, *, rigorous: bool) -> Forward:
-        """The interval pass as far as nodes are affine in the input."""
+    def prefix(self, part: Subproblems, *, rigorous: bool) -> Forward:
+        """The interval pass as far as nodes are affine in the input; computed once for boxes that are not cut."""
+        box, sample = self.problem.box, self.sample[part.item]
+        differentiated = part.box_lower.requires_grad or part.box_upper.requires_grad
+        if differentiated or not all(torch.equal(a, b[sample]) for a, b in zip(part.box, box, strict=True)):
+            return self._affine(part.box, rigorous=rigorous)
+        if rigorous not in self._prefixes:
+            with torch.no_grad():
+                self._prefixes[rigorous] = self._affine(box, rigorous=rigorous)
+        return self._prefixes[rigorous].rows(sample)
+
+    def _affine(self, box: Box, *, rigorous: bool) -> Forward:
         network, params = self.problem.network, self.problem.params
         return forward_intervals(network, params, box, only=network.affine_prefix, rigorous=rigorous)
 
@@ -144,7 +156,7 @@ class Items:
         items = copy(self)
         spec = spec._replace(matrix=spec.matrix.float(), offset=spec.offset.float())
         items.problem = Problem(network, weights, Box(*(end.float() for end in box)), spec)
-        items.neurons, items._rounding = self.neurons.single(), None
+        items.neurons, items._rounding, items._prefixes = self.neurons.single(), None, {}
         return items
 
     def roots(self) -> Subproblems:
@@ -194,15 +206,19 @@ class Lagrangian:
 
     @cached_property
     def _forward(self) -> Forward:
-        return self.items.prefix(self.part.box, rigorous=False)
+        return self.items.prefix(self.part, rigorous=False)
 
     @cached_property
     def _real_forward(self) -> Forward:
-        return self.items.prefix(self.part.box, rigorous=True)
+        return self.items.prefix(self.part, rigorous=True)
 
     @cached_property
     def _rounding(self) -> Rounding | None:
         return self.items.rounding(self.part.item)
+
+    def single(self) -> Lagrangian:
+        """The same in float32, for what need not be exact."""
+        return Lagrangian(self.items.single, self.part.single())
 
     def __call__(self, variables: Variables) -> Tensor:
         """Lower bounds of the clauses' margins on the subproblems, (batch,)."""

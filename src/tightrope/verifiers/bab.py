@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from tightrope.core.spec import Spec
 from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
+from tightrope.verifiers._intermediate import tightened
 from tightrope.verifiers._leaf import solutions
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
 from tightrope.verifiers._queue import Queue
@@ -29,6 +31,9 @@ from tightrope.verifiers.branching.filtered import Filtered
 from tightrope.verifiers.branching.longest_edge import LongestEdge
 
 _DECAY = ((15, 0.3), (28, 0.3))
+_BOXES = 8  # times as many boxes are bounded together as subproblems whose bounds are optimised
+_ROUNDS = 8  # rounds of the search from attack to attack
+_STARTS = 8  # of each sample's attack
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class Bab:
         attack: tried first, and from the inputs where bounds of open subproblems are attained.
         relaxation: of pre-activation bounds.
         branching: where to cut.
-        edges: networks with at most so many inputs are cut through their boxes instead.
+        edges: networks with at most so many inputs are cut through their boxes instead, without gradient steps.
         timeout: seconds of a sample. Samples share the time of a batch by their subproblems, so that n of them may take
             n times as long. Checked after every gradient step.
-        batch_size: subproblems bounded together; halved where they do not fit the memory.
+        batch_size: subproblems bounded together, 8 times as many where boxes are cut; halved where they do not fit the
+            memory.
         memory_gib: for open subproblems. When it is used up, those closest to a proof come first, which needs no more.
         root_steps: gradient steps for a whole clause.
+        pre_steps: gradient steps for the pre-activation bounds of samples of which some clause is not proved by then.
         steps: gradient steps for a subproblem.
         name: of this stage in outcomes and records.
 
@@ -73,21 +80,22 @@ class Bab:
     attack: Attack = field(default_factory=lambda: Pgd(restarts=2, steps=40, decay=_DECAY, loss="margin"))
     relaxation: Relaxation = field(default_factory=Deeppoly)
     branching: Branching = field(default_factory=Filtered)
-    edges: int = 4
+    edges: int = 8
     timeout: float = 60.0
     batch_size: int = 64
     memory_gib: float = 2.0
     root_steps: int = 30
+    pre_steps: int = 10
     steps: int = 12
     name: str = "bab"
 
     def __post_init__(self) -> None:
         if not (self.timeout >= 0 and self.memory_gib > 0):
             raise InputError(f"bab needs timeout >= 0 and memory_gib > 0, got {self.timeout} and {self.memory_gib}.")
-        if self.batch_size < 1 or min(self.root_steps, self.steps, self.edges) < 0:
+        if self.batch_size < 1 or min(self.root_steps, self.pre_steps, self.steps, self.edges) < 0:
             raise InputError(
-                f"bab needs batch_size >= 1, root_steps, steps and edges >= 0, got {self.batch_size}, "
-                f"{self.root_steps}, {self.steps} and {self.edges}."
+                f"bab needs batch_size >= 1, root_steps, pre_steps, steps and edges >= 0, got {self.batch_size}, "
+                f"{self.root_steps}, {self.pre_steps}, {self.steps} and {self.edges}."
             )
 
     @full_precision()
@@ -104,7 +112,9 @@ class Bab:
         return in_parts(self.name, problem.size, lambda index: self._decide(problem.rows(index), noise[:, list(index)]))
 
     def _decide(self, problem: Problem, noise: Tensor) -> list[Outcome]:
-        queue = Queue(problem.size, self.timeout, self.batch_size, int(self.memory_gib * 2**30))
+        cuts_edges = math.prod(problem.network.input_shape) <= self.edges
+        batch_size = self.batch_size * (_BOXES if cuts_edges else 1)
+        queue = Queue(problem.size, self.timeout, batch_size, int(self.memory_gib * 2**30))
         network, params, box, spec = problem
         with queue.charged(torch.arange(problem.size)) as stop:
             search = _Search(problem, queue, self)
@@ -121,6 +131,7 @@ class _Search:
     def __init__(self, problem: Problem, queue: Queue, options: Bab) -> None:
         self._problem, self._queue, self._options = problem, queue, options
         self._items = Items(problem, options.relaxation)
+        self._rounds = 0  # of tried inputs
         self._cuts_edges = math.prod(problem.network.input_shape) <= options.edges
 
     def judge(self, x: Tensor, sample: Sequence[int]) -> list[float]:
@@ -141,7 +152,20 @@ class _Search:
         unknown = _of_items(items, [not progress.reason for progress in samples])
         todo = unknown & _of_items(items, [p.counterexample is None for p in samples]) & ~(roots.lower > 0)
         self._queue.add(items.sample[unknown & ~todo], roots.rows(unknown & ~todo))
-        self._bound(roots.rows(todo), self._options.root_steps, stop)
+        part = self._tightened(optimised(items, roots.rows(todo), Ascent(self._options.root_steps), stop), stop)
+        self._bound(part, self._options.root_steps, stop)
+
+    def _tightened(self, part: Subproblems, stop: Callable[[], bool]) -> Subproblems:
+        """Whole clauses that are not proved yet, with optimised bounds of their neurons."""
+        left = ~(part.lower > 0)
+        if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
+            return part
+        sample = self._items.sample[part.item]
+        which, row = sample[left].unique(return_inverse=True)
+        (lower, upper), _ = tightened(self._items, which, Ascent(self._options.pre_steps), stop)
+        pre_lower, pre_upper = part.pre_lower.clone(), part.pre_upper.clone()
+        pre_lower[left], pre_upper[left] = lower[row], upper[row]
+        return part._replace(pre_lower=pre_lower, pre_upper=pre_upper)
 
     def advance(self, part: Subproblems) -> None:
         """Decide the subproblems, or put what they are cut into in their place."""
@@ -169,31 +193,33 @@ class _Search:
             if bool(where.any())
         ]
         if children:
-            self._bound(joined(children), self._options.steps, stop)
+            self._bound(joined(children), 0 if self._cuts_edges else self._options.steps, stop)
         for row in leaf.nonzero()[:, 0]:
             self._solve(part.rows(row[None]))
 
     def _bound(self, part: Subproblems, steps: int, stop: Callable[[], bool]) -> None:
         """Optimise bounds, try the inputs where they are attained, and put what is left into the queue."""
-        if part.size:
-            part = optimised(self._items, part, Ascent(steps), stop)
+        part = optimised(self._items, part, Ascent(steps), stop)
         left = part.rows(~(part.lower > 0))
         if left.size:
             self._attack(left)
         self._queue.add(self._items.sample[part.item], part)
 
     def _attack(self, part: Subproblems) -> None:
-        """Try the inputs where the bounds are attained, and start the attack at the best one of each sample."""
-        x, _ = Lagrangian(self._items, part).minimisers(part.variables)
+        """Try the inputs where the bounds are attained; in some rounds start the attack at the best ones."""
+        bound = Lagrangian(self._items, part).single()
+        x = bound.minimisers(bound.part.variables)[0].to(part.box_lower)
         sample = self._items.sample[part.item].tolist()
         margins = self.judge(x, sample)
-        best: dict[int, int] = {}
-        for row in sorted(range(part.size), key=margins.__getitem__):
-            best.setdefault(sample[row], row)
-        network, params, box, spec = self._problem.rows(list(best))
-        noise = (x[list(best.values())] - box.lower) / (box.upper - box.lower)
+        self._rounds += 1
+        if self._rounds % _ROUNDS != 1:
+            return
+        starts = _least(sample, margins, _STARTS)
+        owners = [sample[row] for row in starts]
+        network, params, box, spec = self._problem.rows(owners)
+        noise = (x[starts] - box.lower) / (box.upper - box.lower)
         found = self._options.attack.perturb(network, params, box, spec, noise.nan_to_num(0.0).clamp(0.0, 1.0)[None])
-        self.judge(found, list(best))
+        self.judge(found, owners)
 
     def _solve(self, leaf: Subproblems) -> None:
         sample = int(self._items.sample[leaf.item])
@@ -205,6 +231,17 @@ class _Search:
                 progress.settle(lower)
                 return
         progress.settle(lower, "a linear piece of the network comes as close to 0 as rounding errors")
+
+
+def _least(sample: Sequence[int], margins: Sequence[float], count: int) -> list[int]:
+    """The ``count`` rows of each sample that have the least margins."""
+    taken: Counter[int] = Counter()
+    found = []
+    for row in sorted(range(len(sample)), key=margins.__getitem__):
+        if taken[sample[row]] < count:
+            taken[sample[row]] += 1
+            found.append(row)
+    return found
 
 
 def _of_items(items: Items, values: Sequence[bool]) -> Tensor:

@@ -25,7 +25,7 @@ class Babsr:
 
     def children(self, bound: Lagrangian) -> Subproblems:
         """See :class:`~tightrope.verifiers.branching._split.Branching`."""
-        scores = score(estimates(bound))
+        scores = score(estimates(bound.single()))
         return split_at(bound.part, torch.where(candidates(bound), scores, -torch.inf).argmax(1))
 
 

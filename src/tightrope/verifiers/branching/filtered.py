@@ -26,13 +26,14 @@ class Filtered:
 
     def children(self, bound: Lagrangian) -> Subproblems:
         """See :class:`~tightrope.verifiers.branching._split.Branching`."""
-        part, found, possible = bound.part, estimates(bound), candidates(bound)
-        best, chosen = torch.full_like(part.lower, -torch.inf), possible.long().argmax(1)
+        part, possible, single = bound.part, candidates(bound), bound.single()
+        found = estimates(single)
+        best, chosen = torch.full_like(single.part.lower, -torch.inf), possible.long().argmax(1)
         for layer in bound.items.neurons.layer.unique():
             here = possible & (bound.items.neurons.layer == layer)
             for values in (score(found), found.offset.nan_to_num(0.0)):
                 neuron = torch.where(here, values, -torch.inf).argmax(1)
-                worse = torch.where(here.any(1), _children_bound(bound, neuron), -torch.inf)
+                worse = torch.where(here.any(1), _children_bound(single, neuron), -torch.inf)
                 chosen = torch.where(worse > best, neuron, chosen)
                 best = torch.fmax(best, worse)
         return split_at(part, chosen)
