@@ -260,7 +260,7 @@ class Flat:
 
     robust = True
 
-    def draws(self, *_: Any) -> dict[str, Tensor]:
+    def draws(self, *_: Any, fading: float = 0.0) -> dict[str, Tensor]:
         return {}
 
     def loss(self, network: Any, params: Params, batch: Any, eps: Tensor, draws: Any) -> tuple[Tensor, Metrics]:

@@ -32,10 +32,12 @@ class Batch(NamedTuple):
     Attributes:
         x: (batch, *input shape).
         spec: the property of each sample's output.
+        label_smoothing: share of the label that all classes divide among them, in losses at points.
     """
 
     x: Tensor
     spec: Spec
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,10 +164,28 @@ class Smoother(Protocol):
 
 
 class TrainingMethod(Protocol):
-    """A training loss as a pure function."""
+    """A training loss as a pure function.
 
-    def draws(self, batch: Batch, eps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """All randomness of one evaluation (for example the attack's starting noise), drawn once per step."""
+    Attributes:
+        robust: whether it looks beyond the clean inputs.
+    """
+
+    @property
+    def robust(self) -> bool: ...
+
+    def draws(
+        self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
+    ) -> dict[str, Tensor]:
+        """What one evaluation needs beside its batch, once per step: all randomness, such as an attack's start noise.
+
+        Args:
+            network: the graph; weights are not known yet.
+            batch: the samples.
+            eps: radius, a scalar tensor.
+            generator: of all draws.
+            fading: how much of the ramp of eps is left: 1 at its start, 0 from its end on. A method that changes on the
+                way may leave a key out, or hand the number on as a tensor.
+        """
         ...
 
     def loss(
@@ -174,7 +194,8 @@ class TrainingMethod(Protocol):
         """The loss of a batch at radius ``eps`` (a scalar tensor, input units), a scalar, and what it reports.
 
         Metrics: ``natural_loss``, ``natural_accuracy``, and for robust methods ``surrogate_loss`` and
-        ``surrogate_accuracy``: those of the training surrogate, which is not a certificate.
+        ``surrogate_accuracy``: those of the training surrogate, which is not a certificate. No other name may claim
+        robustness: not ``robust``, ``adversarial``, ``certified`` nor ``verified``.
         """
         ...
 

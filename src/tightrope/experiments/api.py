@@ -25,6 +25,7 @@ from tightrope.experiments.build import MakeSpec, build_job, build_plugins
 from tightrope.experiments.certification import (
     Dataset,
     find_attack,
+    find_certificates,
     find_effort,
     find_run,
     find_samples,
@@ -82,7 +83,7 @@ def method(name: str, **options: Any) -> TrainingMethod:
 
     Example:
         >>> method("certified", relaxation="ibp", robust_weight=0.7)
-        Certified(relaxation=Ibp(), robust_weight=0.7, fused=False)
+        Certified(relaxation=Ibp(), robust_weight=0.7, fused=False, towards_ibp=False)
     """
     return cast(TrainingMethod, build_plugin("methods", name, options))
 
@@ -186,6 +187,7 @@ def certify(
     memory_gib: float | None = None,
     shard: str | None = None,
     merge: bool = False,
+    evidence: bool = False,
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
 
@@ -217,6 +219,8 @@ def certify(
         shard: ``"i/n"`` to certify only that part of the images, into a file of its own. When the files of all shards
             are there, they are merged.
         merge: certify nothing, but merge the files of all shards, which are then required.
+        evidence: write a certificate of every verified or falsified image, see :func:`tightrope.audit`; beside the
+            records, in ``certificates/``.
 
     Returns:
         The summary of all images; of those of the shard while other shards are missing.
@@ -238,7 +242,8 @@ def certify(
     )
     effort = find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
-    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
+    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share, evidence=evidence)
+    path = subject.records_path(out, ["complete"] * complete)
     return certify_images(
         subject.network,
         subject.params,
@@ -247,13 +252,14 @@ def certify(
         eps=subject.eps,
         verifier=stages.first,
         complete=stages.rest,
-        path=subject.records_path(out, ["complete"] * complete),
+        path=path,
         make_spec=subject.make_spec,
         batch_size=batch_size,
         seed=seed,
         header={**subject.facts, **stages.facts},
         on_batch=on_batch,
         effort=effort,
+        certificates=find_certificates(subject, path, by_label=spec is None) if evidence else None,
     )
 
 

@@ -18,6 +18,7 @@ from tightrope.core.compiled import INDUCTOR, check_compiler
 from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
+from tightrope.core.protocols import Batch, TrainingMethod
 from tightrope.core.ranks import ALONE, Ranks
 from tightrope.core.spec import Spec, check_spec, margins_of
 from tightrope.data._loader import Dataset, Samples, split_validation, subset
@@ -29,6 +30,7 @@ from tightrope.frontend.graph import to_json
 from tightrope.methods._regularizers import Penalty
 from tightrope.models._init import default_init, shi_init
 from tightrope.schedules import Constant, Cosine, Linear, Piecewise, Proportional, Schedule, Smooth
+from tightrope.training.averaging import Averaging
 from tightrope.training.clipup import ClipUp
 from tightrope.training.loop import Job, check_smoother
 from tightrope.training.noise_policy import NoisePolicy
@@ -97,8 +99,9 @@ def build_job(
 
     Raises:
         MissingDataError: the data are not there.
-        InputError: nothing can be compiled here though ``train.compile`` is set, an empty split, labels that do not
-            fit the network, a smoother that differentiates a loss without gradient, or fewer pairs than processes.
+        InputError: nothing can be compiled here though ``train.compile`` is set, an empty split, labels or a method
+            that do not fit the network, a smoother that differentiates a loss without gradient, or fewer pairs than
+            processes.
         CheckpointError: a warm start of another network.
     """
     device = find_device(config.device)
@@ -117,6 +120,8 @@ def build_job(
         params = dict(warm_start)
     dtype = next(value.dtype for value in params.values() if value.is_floating_point())
     eps = config.eps.value(config.eps.train)
+    make_spec = make_spec or classification(network, dtype)
+    _check_method(plugins.method, network, make_spec, training, dtype)
     ramp, lr = _ramp(config, eps), Piecewise(config.optimizer.lr, config.optimizer.milestones, config.optimizer.factor)
     job = Job(
         network=network,
@@ -126,7 +131,7 @@ def build_job(
         penalty=Penalty(config.train.l1, config.train.shi, config.train.shi_tolerance),
         train=_to(training, device),
         validation=None if validation is None else _to(validation, device),
-        make_spec=make_spec or classification(network, dtype),
+        make_spec=make_spec,
         optimizer=_optimizer(config),
         eps=ramp,
         lr=lr,
@@ -139,6 +144,11 @@ def build_job(
         flip=config.data.flip,
         pad=config.data.pad,
         seed=config.seed,
+        accumulate=config.train.accumulate,
+        averaging=_averaging(config),
+        exact_statistics=config.train.precise_bn,
+        select=config.train.select == "best",
+        label_smoothing=config.train.label_smoothing,
         backend=INDUCTOR if config.train.compile else None,
         precision=config.train.matmul_precision,
         noise=NoisePolicy(config.smoother.std_mode, config.smoother.biases, config.smoother.normalisation),
@@ -149,6 +159,18 @@ def build_job(
     )
     check_smoother(job)
     return job
+
+
+def _check_method(
+    method: TrainingMethod, network: Network, make_spec: MakeSpec, samples: Samples, dtype: torch.dtype
+) -> None:
+    """Refuse a method that does not fit the network, such as a split where there is none, before any work.
+
+    Raises:
+        InputError: its draws for one image fail.
+    """
+    batch = Batch(torch.zeros((1, *network.input_shape), dtype=dtype), make_spec(samples.labels[:1]))
+    method.draws(network, batch, torch.zeros((), dtype=torch.float64), torch.Generator())
 
 
 def classification(network: Network, dtype: torch.dtype) -> MakeSpec:
@@ -188,6 +210,13 @@ def _std(config: RunConfig, eps: Schedule, lr: Schedule) -> Schedule:
     if settings.std_schedule == "cosine":
         return Cosine(settings.std, settings.std * settings.std_floor, 0.0, float(config.train.epochs))
     return Constant(settings.std)
+
+
+def _averaging(config: RunConfig) -> Averaging | None:
+    settings = config.average
+    if settings.kind == "none":
+        return None
+    return Averaging(settings.kind, settings.begin, settings.every, settings.decay)
 
 
 def _ramp(config: RunConfig, eps: float) -> Schedule:

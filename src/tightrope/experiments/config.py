@@ -222,10 +222,32 @@ class Optimizer(_Section):
         return self
 
 
+class Average(_Section):
+    """An average of the weights on the way, that the run then ends with; its batch statistics are computed anew.
+
+    Attributes:
+        kind: ``swa``, the mean of all that are taken, or ``ema``, an exponential average.
+        begin: epoch from which on they are taken.
+        every: steps from one to the next.
+        decay: share of the exponential average that stays.
+    """
+
+    kind: Literal["none", "swa", "ema"] = "none"
+    begin: NonNegative = 0.0
+    every: Count = 1
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+
+
 class Train(_Section):
     """Length, penalties and how it is computed.
 
     Attributes:
+        accumulate: pieces that the loss of a batch is computed in, one after the other, in the memory of one; batch
+            statistics are those of the whole batch.
+        precise_bn: recompute the statistics of batch normalisation over the training split after every epoch.
+        select: end with the weights of the ``last`` epoch, or of the ``best``: of smallest loss on the validation
+            split, at the test radius, of the epochs after the ramp.
+        label_smoothing: of the losses at points, natural and adversarial; those of bounds have none.
         l1: weight of the L1 norm of the kernels.
         shi: weight of the regularisers of Shi et al. during the ramp.
         shi_tolerance: their threshold.
@@ -238,6 +260,10 @@ class Train(_Section):
 
     epochs: Count
     batch_size: Count = 128
+    accumulate: Count = 1
+    precise_bn: bool = False
+    select: Literal["last", "best"] = "last"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     l1: NonNegative = 0.0
     shi: NonNegative = 0.0
     shi_tolerance: Positive = 0.5
@@ -266,7 +292,19 @@ class RunConfig(_Section):
     smoother: Smoother = Smoother()
     eps: Eps
     optimizer: Optimizer = Optimizer()
+    average: Average = Average()
     train: Train
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunConfig:
+        if self.train.select == "best" and self.data.validation == 0:
+            raise ValueError("train.select = 'best' selects on the validation split; set data.validation > 0")
+        if self.average.kind != "none" and self.average.begin >= self.train.epochs:
+            raise ValueError(
+                f"average.begin = {self.average.begin:g} lies after the last of {self.train.epochs} epochs; no weights "
+                "would be averaged"
+            )
+        return self
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
@@ -291,6 +329,8 @@ def _sentences(problem: Any) -> list[str]:
         return [f"{key}: there is no such setting." + (f" Did you mean {close[0]!r}?" if close else "")]
     if problem["type"] == "missing":
         return [f"{key}: is required."]
+    if not key:  # of several sections together
+        return [f"{problem['msg'].removeprefix('Value error, ')}."]
     given = problem["input"]
     shown = "" if isinstance(given, Mapping | BaseModel) or cause is not None else f" (got {given!r})"
     return [f"{key}: {problem['msg'].removeprefix('Value error, ').removesuffix('.')}{shown}."]

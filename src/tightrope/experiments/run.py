@@ -193,8 +193,9 @@ def _train(
 
     def close(status: str, message: str = "", sha256: str = "") -> RunRecord:
         final = epochs[-1] if epochs else None
-        facts = {"status": status, "message": message, "weights_sha256": sha256, "final": final}
-        closed = record.model_copy(update={**facts, "seconds": round(state.seconds, 3)})
+        facts: dict[str, Any] = {"status": status, "message": message, "weights_sha256": sha256, "final": final}
+        facts |= {"selected": state.kept_epoch if job.select else None, "seconds": round(state.seconds, 3)}
+        closed = record.model_copy(update=facts)
         closed.write(folder.record)
         return closed
 
@@ -207,7 +208,7 @@ def _train(
     except Exception as error:
         close("failed", str(error))
         raise
-    sha256 = save_tensors(folder.weights, state.params, {"run": mark})
+    sha256 = save_tensors(folder.weights, state.final, {"run": mark})
     run = Run(folder, close("finished", sha256=sha256))
     _together(job)
     return run

@@ -149,6 +149,7 @@ class RunRecord(_Record):
         events: what happened on the way.
         weights_sha256: of the final weights; empty until finished.
         final: the last epoch's record.
+        selected: the epoch whose weights the run ended with, where they were selected on the validation split.
     """
 
     schema_version: Literal[1] = 1
@@ -166,6 +167,7 @@ class RunRecord(_Record):
     events: tuple[BackOff, ...] = ()
     weights_sha256: str = ""
     final: EpochRecord | None = None
+    selected: int | None = None
     message: str = ""
 
     def write(self, path: Path) -> None:

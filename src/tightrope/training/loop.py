@@ -29,6 +29,8 @@ from tightrope.schedules import Schedule
 from tightrope.smoothers._population import Population, at_once, resized
 from tightrope.smoothers.none import Unsmoothed
 from tightrope.training import diagnostics
+from tightrope.training.accumulation import accumulated, pieces
+from tightrope.training.averaging import Averaging, exact_statistics, keep
 from tightrope.training.events import StepEvent, Watcher
 from tightrope.training.interrupt import DeferredInterrupt
 from tightrope.training.noise_policy import NoisePolicy, noise_norm
@@ -49,6 +51,11 @@ class Job:
         eps_test: radius of the validation surrogate.
         clip_norm: largest gradient norm; 0 for no clipping.
         flip, pad: augmentation by mirroring and by shifts of up to ``pad`` pixels.
+        accumulate: pieces that the loss of a batch is computed in, one after the other.
+        averaging: of the weights on the way; the run then ends with the average.
+        exact_statistics: recompute batch statistics over the training split after every epoch.
+        select: end with the epoch of smallest validation loss.
+        label_smoothing: of the losses at points.
         backend: of ``torch.compile``, which then compiles the losses of a step; None to run them as they are.
         precision: of float32 products.
         noise: which tensors get noise, and in which units ``std`` is.
@@ -78,6 +85,11 @@ class Job:
     flip: bool
     pad: int
     seed: int
+    accumulate: int = 1
+    averaging: Averaging | None = None
+    exact_statistics: bool = False
+    select: bool = False
+    label_smoothing: float = 0.0
     backend: Backend | None = None
     precision: Precision = "highest"
     noise: NoisePolicy = field(default_factory=NoisePolicy)
@@ -96,12 +108,25 @@ class Job:
         """Of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    def fading(self, radius: float) -> float:
+        """How much of the ramp is left at a radius: 1 at its start, 0 from its end on."""
+        return max(0.0, 1.0 - radius / self.eps_ramp_end) if self.eps_ramp_end > 0 else 0.0
+
     @cached_property
     def loss_at(self) -> Callable[..., LossFn]:
-        """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params."""
+        """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params.
 
-        def loss(params: Params, batch: Batch, eps: Tensor, draws: Params) -> tuple[Tensor, Metrics]:
-            return self.method.loss(self.network, _calibrated(self.network, params, batch), batch, eps, draws)
+        ``draws`` are those of each of the pieces that the batch is divided in.
+        """
+
+        def loss(params: Params, batch: Batch, eps: Tensor, draws: tuple[Params, ...]) -> tuple[Tensor, Metrics]:
+            parts = pieces(batch, len(draws))
+
+            def of_piece(params: Params, piece: int) -> tuple[Tensor, Metrics]:
+                return self.method.loss(self.network, params, parts[piece], eps, draws[piece])
+
+            sizes = [part.x.shape[0] for part in parts]
+            return accumulated(of_piece, _calibrated(self.network, params, batch), sizes)
 
         return self._at_inputs(loss)
 
@@ -238,14 +263,14 @@ def _gradient(job: Job, state: State) -> _Found:
     radius = job.eps(position)
     eps = _radius(radius, device)
     std = job.noise.std(job.std(position), job.network, state.params)
-    losses = _losses(job, state.step, batch, eps, generator)
+    losses = _losses(job, state.step, batch, radius, generator)
     estimate = _estimate(job, state, losses, batch.x.shape[0], std, generator)
     grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
     _add_penalty(job, state, batch, eps, radius, grad, metrics)
     return _Found(batch, losses, std, grad, metrics, estimate.state)
 
 
-def _losses(job: Job, step: int, batch: Batch, eps: Tensor, generator: torch.Generator) -> Losses:
+def _losses(job: Job, step: int, batch: Batch, radius: float, generator: torch.Generator) -> Losses:
     """The loss of the images that this process sees, or of each of the parts over which members are spread.
 
     Parts are equally large: the last few images of a mini-batch that does not divide are left out. Where processes
@@ -260,8 +285,15 @@ def _losses(job: Job, step: int, batch: Batch, eps: Tensor, generator: torch.Gen
         if len(ranges[0]) < size:
             generator = derived_generator(generator.device, job.seed, "images", step, job.ranks.rank)
     parts = [batch if len(each) == size else _images(batch, each) for each in ranges]
-    losses = [job.loss_at(part, eps, job.method.draws(part, eps, generator)) for part in parts]
+    losses = [_loss(job, part, radius, generator) for part in parts]
     return losses if len(losses) > 1 else losses[0]
+
+
+def _loss(job: Job, batch: Batch, radius: float, generator: torch.Generator) -> LossFn:
+    eps, fading = _radius(radius, batch.x.device), job.fading(radius)
+    parts = pieces(batch, job.accumulate)
+    draws = tuple(job.method.draws(job.network, part, eps, generator, fading=fading) for part in parts)
+    return job.loss_at(batch, eps, draws)
 
 
 def _own_images(job: Job, size: int) -> range:
@@ -313,6 +345,8 @@ def _update(job: Job, state: State, found: _Found) -> None:
     state.smoother = found.smoother
     state.meter.add(metrics)
     state.step += 1
+    if job.averaging is not None:
+        job.averaging.take_in(state, job.network.trainable, job.steps_per_epoch)
 
 
 def _diagnosed(job: Job, state: State) -> bool:
@@ -338,7 +372,7 @@ def check_smoother(job: Job) -> None:
         return
     device = next(iter(job.params.values())).device
     batch, eps = _to_batch(job, part_of(job.train, 0, 1), device), _radius(job.eps_test, device)
-    draws = job.method.draws(batch, eps, derived_generator(device, job.seed, "check"))
+    draws = job.method.draws(job.network, batch, eps, derived_generator(device, job.seed, "check"))
     leaves = {name: job.params[name].detach().requires_grad_() for name in job.network.trainable}
     value, _ = job.method.loss(job.network, {**job.params, **leaves}, batch, eps, draws)
     if not value.requires_grad:
@@ -357,7 +391,8 @@ def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dic
     for start in range(0, samples.size, batch_size):
         batch = _to_batch(job, part_of(samples, start, start + batch_size), device)
         sizes.append(batch.x.shape[0])
-        draws = job.method.draws(batch, eps, derived_generator(device, job.seed, "validation", start))
+        generator = derived_generator(device, job.seed, "validation", start)
+        draws = job.method.draws(job.network, batch, eps, generator)
         with torch.no_grad():
             value, metrics = job.method.loss(job.network, params, batch, eps, draws)
         for name, metric in {"loss": value, **metrics}.items():
@@ -379,7 +414,7 @@ def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
 def _batch(job: Job, epoch: int, index: int, device: torch.device, generator: torch.Generator) -> Batch:
     order = _order(job.train.size, job.seed, epoch, job.train.labels.device)
     chosen = order[index * job.batch_size : (index + 1) * job.batch_size]
-    batch = _to_batch(job, take(job.train, chosen), device)
+    batch = _to_batch(job, take(job.train, chosen), device)._replace(label_smoothing=job.label_smoothing)
     if job.flip or job.pad:
         return batch._replace(x=augment(batch.x, generator, flip=job.flip, pad=job.pad))
     return batch
@@ -399,7 +434,7 @@ def _add_penalty(
     job: Job, state: State, batch: Batch, eps: Tensor, radius: float, grad: dict[str, Tensor], metrics: Metrics
 ) -> None:
     """Add the gradient of the penalties at the weights themselves; those of Shi et al. fade out with the ramp."""
-    fading = max(0.0, 1.0 - radius / job.eps_ramp_end) if job.eps_ramp_end > 0 else 0.0
+    fading = job.fading(radius)
     if job.penalty.l1 == 0 and job.penalty.shi * fading == 0:
         return
     penalty = job.penalty_at(batch, eps, batch.x.new_full((), fading) if fading > 0 else None)
@@ -460,7 +495,11 @@ def _close_epoch(job: Job, state: State) -> EpochRecord:
     """The record of the epoch that just ended; starts the next meter."""
     position = state.step / job.steps_per_epoch
     last = (state.step - 1) / job.steps_per_epoch
-    validation = evaluate(job, state.params, job.validation, job.batch_size) if job.validation is not None else {}
+    params = _model(job, state)
+    validation = evaluate(job, params, job.validation, job.batch_size) if job.validation is not None else {}
+    if job.select or job.averaging is not None or job.exact_statistics:
+        loss, arrived = validation.get("loss", math.inf), job.fading(job.eps(position)) == 0
+        keep(state, params, loss, select=job.select, arrived=arrived, epoch=round(position))
     record = EpochRecord(
         epoch=round(position),
         step=state.step,
@@ -479,6 +518,17 @@ def _close_epoch(job: Job, state: State) -> EpochRecord:
 def _with_derived(job: Job, means: dict[str, float]) -> dict[str, float]:
     pairs = job.smoother.pairs if isinstance(job.smoother, Population) else 1
     return means | diagnostics.derived(means, pairs)
+
+
+def _model(job: Job, state: State) -> dict[str, Tensor]:
+    """The weights at the end of an epoch that are evaluated and may be kept: their average, if one is taken."""
+    params = {**state.params, **state.average}
+    if not (job.network.has_statistics and (job.exact_statistics or state.average)):
+        return params
+    device = next(iter(params.values())).device
+    starts = range(0, job.train.size, job.batch_size)
+    batches = (_to_batch(job, part_of(job.train, start, start + job.batch_size), device).x for start in starts)
+    return exact_statistics(job.network, params, batches)
 
 
 def _event(job: Job, state: State) -> StepEvent:

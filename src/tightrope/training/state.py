@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,9 @@ class State:
         chunk: pairs of the population evaluated at once; None without a population.
         step: finished steps.
         seconds: of training, pauses left out.
+        average: of the weights on the way, if one is taken; ``averaged`` says of how many.
+        kept: the params that the run ends with, if they are not simply the last, of epoch ``kept_epoch``.
+        kept_loss: on the validation split, where epochs are selected by it.
     """
 
     params: dict[str, Tensor]
@@ -77,11 +81,22 @@ class State:
     chunk: int | None = None
     step: int = 0
     seconds: float = 0.0
+    average: dict[str, Tensor] = field(default_factory=dict)
+    averaged: int = 0
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    kept_epoch: int | None = None
+    kept_loss: float = math.inf
+
+    @property
+    def final(self) -> dict[str, Tensor]:
+        """The params that the run ends with, should it end here."""
+        return self.kept or self.params
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write a checkpoint atomically. ``fingerprint`` names the configuration it belongs to."""
         tensors = self._tensors()
-        facts = {"step": self.step, "seconds": self.seconds, "chunk": self.chunk}
+        names = ("step", "seconds", "chunk", "averaged", "kept_epoch", "kept_loss")
+        facts = {name: getattr(self, name) for name in names}
         save_tensors(path, tensors, facts | {"run": fingerprint, "tensors": len(tensors)})
 
     def restore(self, path: Path, fingerprint: str) -> None:
@@ -105,6 +120,12 @@ class State:
         self.meter = Meter.of(meter)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.chunk = facts.get("chunk", self.chunk)
+        self.average, self.kept = (self._on_device(_group(tensors, group)) for group in ("average", "kept"))
+        self.averaged = facts.get("averaged", 0)
+        self.kept_epoch, self.kept_loss = facts.get("kept_epoch"), facts.get("kept_loss", math.inf)
+
+    def _on_device(self, tensors: Params) -> dict[str, Tensor]:
+        return {name: value.to(self.params[name].device) for name, value in tensors.items()}
 
     def _tensors(self) -> dict[str, Tensor]:
         groups: dict[str, Mapping[str, Tensor]] = {
@@ -112,6 +133,8 @@ class State:
             "optimizer": self._optimizer_tensors(),
             "smoother": self.smoother.tensors,
             "meter": self.meter.tensors(),
+            "average": self.average,
+            "kept": self.kept,
         }
         return {f"{group}/{name}": value.detach() for group, values in groups.items() for name, value in values.items()}
 
