@@ -38,6 +38,7 @@ SMOOTHERS: dict[str, dict[str, Any]] = {
     "rgs-chunks": {"name": "rgs", "std": 0.01, "pairs": 2, "chunk": 2},
     "pgpe": {"name": "pgpe", "std": 0.05, "pairs": 1},
     "pgpe-chunks": {"name": "pgpe", "std": 0.05, "pairs": 2, "chunk": 2},
+    "hybrid-chunks": {"name": "hybrid", "std": 0.05, "pairs": 2, "chunk": 2},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {"name": "standard"},

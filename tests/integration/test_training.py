@@ -92,6 +92,7 @@ SMOOTHERS = {
     "none": {"name": "none"},
     "rgs": {"name": "rgs", "std": 0.01, "pairs": 1},
     "pgpe": {"name": "pgpe", "std": 0.05, "pairs": 16, "chunk": 16},
+    "hybrid": {"name": "hybrid", "std": 0.02, "pairs": 2, "chunk": 2},
 }
 
 

@@ -68,10 +68,21 @@ def load_config(source: ConfigSource, overrides: Iterable[str] = ()) -> tuple[st
         >>> load_config("digits/mlp-ibp", ["train.epochs=3"])[1].train.epochs
         3
     """
+    name, values = read_values(source, overrides)
+    return name, parse_config(values, name)
+
+
+def read_values(source: ConfigSource, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]:
+    """The name and the nested values of :func:`load_config`, not validated.
+
+    Raises:
+        UnknownNameError, MissingDataError: no such preset or file.
+        ConfigError: TOML that cannot be read.
+    """
     name, values = _read(source)
     for override in overrides:
         _apply(values, override)
-    return name, parse_config(values, name)
+    return name, values
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class EpochRecord(_Record):
         epoch: counted from 1.
         seconds: of training since the run began, pauses left out.
         eps: training radius at the end of the epoch, input units.
+        evaluations: losses of a mini-batch evaluated since the run began, over all processes.
     """
 
     epoch: int
@@ -63,6 +64,7 @@ class EpochRecord(_Record):
     std: float
     train: dict[str, Number]
     validation: dict[str, Number]
+    evaluations: int = 0
 
 
 class Trial(_Record):

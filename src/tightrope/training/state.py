@@ -27,20 +27,38 @@ FORMAT = 1
 
 @dataclass
 class Meter:
-    """Sums of metrics over the steps of the current epoch, kept as tensors so that no step waits for the device."""
+    """Sums of metrics over the steps of the current epoch, kept as tensors so that no step waits for the device.
+
+    Attributes:
+        counts: steps that had a metric; not all have every one.
+    """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     steps: int = 0
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Take in one step."""
         for name, value in metrics.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().clone()
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """Means over the steps so far."""
-        return {name: float(total) / max(1, self.steps) for name, total in self.sums.items()}
+        """Means over the steps so far that had the metric."""
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For the checkpoint."""
+        counts = {f"count/{name}": torch.tensor(value) for name, value in self.counts.items()}
+        return {**self.sums, **counts, "steps": torch.tensor(self.steps)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Meter:
+        """Back from :meth:`tensors`."""
+        counts = {name: int(value) for name, value in _group(tensors, "count").items()}
+        sums = {name: value for name, value in tensors.items() if name != "steps" and not name.startswith("count/")}
+        return cls(sums, counts, int(tensors["steps"]))
 
 
 @dataclass
@@ -99,7 +117,7 @@ class State:
             value.data.copy_(params[name])
         self._restore_optimizer(_group(tensors, "optimizer"))
         self.smoother = SmootherState(self.smoother.trainable, _group(tensors, "smoother"))
-        self.meter = Meter({k: v for k, v in meter.items() if k != "steps"}, int(meter["steps"]))
+        self.meter = Meter.of(meter)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.chunk = facts.get("chunk", self.chunk)
         self.average, self.kept = (self._on_device(_group(tensors, group)) for group in ("average", "kept"))
@@ -114,7 +132,7 @@ class State:
             "params": self.params,
             "optimizer": self._optimizer_tensors(),
             "smoother": self.smoother.tensors,
-            "meter": {**self.meter.sums, "steps": torch.tensor(self.meter.steps)},
+            "meter": self.meter.tensors(),
             "average": self.average,
             "kept": self.kept,
         }
