@@ -1,4 +1,6 @@
-"""``python -m tightrope``, and ``torchrun -m tightrope``."""
+"""``python -m tightrope``, and ``torchrun -m tightrope``: the command line."""
+
+from __future__ import annotations
 
 from tightrope.cli.main import main
 

@@ -11,16 +11,9 @@ from typer.core import TyperGroup
 from tightrope._version import __version__
 from tightrope.cli import STARTED
 
-_COMMANDS = {
-    "train": "train.train",
-    "plan": "plan.plan",
-    "certify": "certify.certify",
-    "verify": "verify.verify",
-    "export": "export.export",
-    "demo": "demo.demo",
-    "list": "listing.listing",
-}
-"""By name, the function below ``tightrope.cli``."""
+_COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "experiment", "tune", "list")
+_FILES = {"list": "listing"}
+"""File and function below ``tightrope.cli`` where that is not the command's name, which Python has taken."""
 
 
 class _Commands(TyperGroup):
@@ -31,9 +24,9 @@ class _Commands(TyperGroup):
 
 
 def _imported(name: str) -> Any:
-    module, function = _COMMANDS[name].split(".")
+    stem = _FILES.get(name, name)
     single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(importlib.import_module(f"tightrope.cli.{module}"), function))
+    single.command(name)(getattr(importlib.import_module(f"tightrope.cli.{stem}"), stem))
     return typer.main.get_command(single)
 
 

@@ -112,8 +112,8 @@ def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
     if differences := different(old, new):
         told = "; ".join(f"{key}: {one!r} there, {other!r} now" for key, (one, other) in differences.items())
         raise InputError(
-            f"{path} holds results of other settings ({told}). Choose another output file, or delete this one to start "
-            "anew; nothing was changed."
+            f"{path} holds results of other settings ({told}). Choose another output file (out), or delete this one to "
+            "start anew; nothing was changed."
         )
 
 
