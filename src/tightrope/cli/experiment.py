@@ -15,8 +15,6 @@ from tightrope.experiments.suite import load_suite
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.comparison import Comparison, Row, comparisons, rows
 
-UNLIMITED = "1000000h"
-
 
 @guarded
 def experiment(
@@ -24,8 +22,9 @@ def experiment(
     size: Annotated[str | None, typer.Option("--size", help="Size of the suite: NAME/SIZE, e.g. digits.")] = None,
     out_: Annotated[Path | None, typer.Option("--out", help="Where the cells go. Default: experiments/SUITE.")] = None,
     budget: Annotated[
-        str, typer.Option("--budget", help="What to spend: minutes (30m), hours (2h), or loss evaluations (2e6).")
-    ] = UNLIMITED,
+        str | None,
+        typer.Option("--budget", help="What to spend at most: minutes (30m), hours (2h), or loss evaluations (2e6)."),
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few cells with one epoch and 8 images each: does it work?")
     ] = False,
@@ -36,7 +35,7 @@ def experiment(
 ) -> None:
     """Train, certify and compare all cells of a suite. The same command goes on where it was stopped."""
     full = name if size is None else f"{name}/{size}"
-    suite, limit = load_suite(full), Budget.parse(budget)
+    suite, limit = load_suite(full), Budget() if budget is None else Budget.parse(budget)
     suite = smaller(suite, epochs=1, count=8) if smoke else suite
     folder = out_ or Path("experiments") / full.removesuffix(".toml").replace("/", "-")
     if not summary:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
-
-from scipy import stats
 
 from tightrope.errors import InputError
 
@@ -68,6 +67,7 @@ def paired(differences: Sequence[float], confidence: float = 0.95) -> tuple[floa
         raise InputError(f"An interval needs differences and 0 < confidence < 1, got {count} and {confidence}.")
     if count == 1:
         return -math.inf, math.inf
-    half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * stdev(differences) / math.sqrt(count)
+    special = importlib.import_module("scipy.special")  # slow to import, and every command reads this file
+    half = float(special.stdtrit(count - 1, 0.5 + confidence / 2)) * stdev(differences) / math.sqrt(count)
     centre = fmean(differences)
     return centre - half, centre + half
