@@ -25,7 +25,8 @@ from tightrope.experiments.load import load_config
 from tightrope.experiments.plan import plan_of
 from tightrope.runtime.memory import keep_freed_memory, return_freed_memory
 from tightrope.training.calibration import rehearsed
-from tightrope.training.loop import Job, train_step
+from tightrope.training.job import Job
+from tightrope.training.loop import train_step
 
 STD = 0.01
 PEAK_STEPS = 5  # of the first call, which gives the peak: a step may leave gaps that the next one cannot use

@@ -21,7 +21,8 @@ from tightrope.errors import InputError
 from tightrope.experiments.build import build_job, build_plugins, fingerprint
 from tightrope.experiments.load import load_config
 from tightrope.schedules import Linear
-from tightrope.training.loop import Job, train_step
+from tightrope.training.job import Job
+from tightrope.training.loop import train_step
 
 SETTINGS: dict[str, Any] = {
     "threads": 1,

@@ -25,7 +25,8 @@ from tightrope.smoothers import _population
 from tightrope.smoothers._population import evaluate_members
 from tightrope.training import calibration, loop
 from tightrope.training.events import StepEvent
-from tightrope.training.loop import Job, train_step
+from tightrope.training.job import Job
+from tightrope.training.loop import train_step
 from tightrope.training.state import State
 
 GIB = 2**30

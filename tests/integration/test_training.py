@@ -26,7 +26,8 @@ from tightrope.experiments.load import load_config
 from tightrope.records.run import EpochRecord, RunRecord
 from tightrope.schedules import Constant
 from tightrope.training.events import StepEvent
-from tightrope.training.loop import Job, evaluate, train_step
+from tightrope.training.job import Job
+from tightrope.training.loop import evaluate, train_step
 from tightrope.training.state import Meter, load_tensors
 
 TINY: dict[str, Any] = {

@@ -26,7 +26,8 @@ from tightrope.training import loop
 from tightrope.training.accumulation import pieces
 from tightrope.training.averaging import exact_statistics
 from tightrope.training.events import StepEvent
-from tightrope.training.loop import Job, evaluate, train_step
+from tightrope.training.job import Job
+from tightrope.training.loop import evaluate, train_step
 from tightrope.training.state import State
 
 TINY: dict[str, Any] = {

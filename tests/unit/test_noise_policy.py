@@ -20,7 +20,8 @@ from tightrope.experiments.load import load_config
 from tightrope.schedules import Constant, Cosine, Linear, Proportional
 from tightrope.training.clipup import ClipUp
 from tightrope.training.diagnostics import cosine, derived, jump_share
-from tightrope.training.loop import Job, train_step
+from tightrope.training.job import Job
+from tightrope.training.loop import train_step
 from tightrope.training.noise_policy import NoisePolicy, noise_norm
 
 SETTINGS: dict[str, Any] = {

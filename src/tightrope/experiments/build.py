@@ -32,7 +32,8 @@ from tightrope.models._init import default_init, shi_init
 from tightrope.schedules import Constant, Cosine, Linear, Piecewise, Proportional, Schedule, Smooth
 from tightrope.training.averaging import Averaging
 from tightrope.training.clipup import ClipUp
-from tightrope.training.loop import Job, check_smoother
+from tightrope.training.job import Job
+from tightrope.training.loop import check_smoother
 from tightrope.training.noise_policy import NoisePolicy
 
 MakeSpec = Callable[[Tensor], Spec]

@@ -17,7 +17,7 @@ from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.records.run import Plan
 from tightrope.runtime.memory import GIB, free_memory, keep_freed_memory
 from tightrope.training import calibration
-from tightrope.training.loop import Job
+from tightrope.training.job import Job
 
 SAFE_SHARE = 0.8  # of the free memory: gaps between tensors, and what else the machine does, need the rest
 

@@ -27,7 +27,8 @@ from tightrope.records.run import BackOff, Environment, EpochRecord, Plan, RunRe
 from tightrope.runtime.memory import keep_freed_memory
 from tightrope.smoothers._population import Population
 from tightrope.training.events import Silent, Watcher
-from tightrope.training.loop import Job, train
+from tightrope.training.job import Job
+from tightrope.training.loop import train
 from tightrope.training.state import State, load_tensors, save_tensors
 
 

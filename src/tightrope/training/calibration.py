@@ -21,7 +21,8 @@ from tightrope.runtime.memory import peak_memory, return_freed_memory
 from tightrope.runtime.planner import forecast, powers_of_two
 from tightrope.schedules import Constant
 from tightrope.smoothers._population import Population, resized
-from tightrope.training.loop import Job, evaluate, train_step
+from tightrope.training.job import Job
+from tightrope.training.loop import evaluate, train_step
 
 REPEATS = (3, 50)  # fewest and most timed steps of a trial
 PEAK_STEPS = 2  # since a step may leave gaps that the next one cannot use
