@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from tightrope.cli.main import app
 from tightrope.data.digits import Digits
-from tightrope.errors import ConfigError, InputError
+from tightrope.errors import ConfigError, MissingExtraError
 from tightrope.experiments import tuning
 from tightrope.experiments.config import parse_config
 from tightrope.training.events import Silent
@@ -86,11 +87,8 @@ def test_bad_searches_are_refused_before_any_work(tmp_path: Path) -> None:
 
 
 def test_without_optuna_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(tuning.importlib, "import_module", missing)
-    with pytest.raises(InputError, match=r"tightrope\[tune\]"):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match=r"tightrope\[tune\]"):
         search(tmp_path / "study", 1)
 
 

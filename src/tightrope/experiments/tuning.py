@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import tomli_w
 
 from tightrope.core import registry
+from tightrope.core.extras import require
 from tightrope.data._loader import Samples, split_validation, subset
-from tightrope.errors import ConfigError, InputError
+from tightrope.errors import ConfigError
 from tightrope.experiments.api import certify, fit
 from tightrope.experiments.config import RunConfig, parse_config
 from tightrope.records.files import write_atomic
@@ -77,13 +77,13 @@ def tune(
 
     Raises:
         ConfigError: no ranges, no validation images, or settings that are wrong.
-        InputError: Optuna is not installed.
+        MissingExtraError: Optuna is not installed.
     """
     ranges = dict(_ranges(values, ""))
     if not ranges:
         raise ConfigError(["nothing is marked: write a setting as { low = 1e-4, high = 1e-2, log = true }"], name)
     _configured(values, {key: _first(each) for key, each in ranges.items()}, name)
-    optuna = _optuna()
+    optuna = require("optuna", "tune")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     out.mkdir(parents=True, exist_ok=True)
     backend = optuna.storages.journal.JournalFileBackend(str(out / "study.log"))
@@ -118,7 +118,7 @@ def _judge(
     timeout: float,
     watch: Callable[[str], Watcher],
 ) -> Summary:
-    pruned = importlib.import_module("optuna").TrialPruned
+    pruned = require("optuna", "tune").TrialPruned
     try:
         run = fit(config, out=folder, data_dir=data_dir, watcher=_Pruner(watch(folder.name), trial))
     except PrunedError:
@@ -145,13 +145,6 @@ class _Pruner:
         self._trial.report(score, record.epoch)
         if self._trial.should_prune():
             raise PrunedError(f"pruned after epoch {record.epoch}")
-
-
-def _optuna() -> Any:
-    try:
-        return importlib.import_module("optuna")
-    except ImportError:
-        raise InputError("The search of settings needs Optuna: pip install 'tightrope[tune]'.") from None
 
 
 def _ranges(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
