@@ -102,7 +102,7 @@ def certify(
             raise InputError("--evidence is for one radius: certificates of --radius are not kept.")
         with _showing(_facts_of_radii) as on_batch:
             radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, **given)
-        _print_radii(radii, f"{where}, {radii.count} images", run)
+        _print_radii(radii, f"{where}, {radii.count} images", out_ or run)
         return
     if tolerance is not None:
         raise InputError("--tolerance is for --radius.")
@@ -112,7 +112,7 @@ def certify(
     _print_summary(summary, f"{where}, eps {at}", per_class)
     if float32:
         print_hint("float32: rounding errors are bounded, but 5e8 times larger than in float64: more stays unknown.")
-    print_hint(f"{summary.seconds:.0f} s. Records: {run}")
+    print_hint(f"{summary.seconds:.0f} s. Records: {out_ or run}")
 
 
 def _print_summary(summary: Summary, title: str, per_class: bool) -> None:
@@ -122,11 +122,11 @@ def _print_summary(summary: Summary, title: str, per_class: bool) -> None:
         out.print(table(["class", *CLASS_COUNTS], _by_class(summary)))
 
 
-def _print_radii(found: RadiusSummary, title: str, run: Path) -> None:
+def _print_radii(found: RadiusSummary, title: str, records: Path) -> None:
     out.print(table(["radius", "adversarial", "certified"], _curve(found), title))
     out.print(table(["share of the images", "certified radius at most"], _quantiles(found)))
     left = f"Proof and counterexample of {found.open} images are further apart than the tolerance."
-    print_hint(f"{found.seconds:.0f} s. {left} Records: {run}")
+    print_hint(f"{found.seconds:.0f} s. {left} Records: {records}")
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def audit(
         if on_certificate is not None:
             on_certificate(audited)
     if not found:
-        raise MissingDataError(f"There are no certificates in {path}. Make some with: tightrope certify --evidence")
+        raise MissingDataError(f"There are no certificates in {path}. Make some with: tightrope certify RUN --evidence")
     return found
 
 
