@@ -230,7 +230,7 @@ def test_works_under_every_smoother(name: str, choice: str | None, smoother: str
         estimates.append(made.estimate(loss, known.params, state, std=0.01, generator=generator))
     one, many = estimates
     assert set(one.grad) == set(known.net.trainable)
-    assert one.metrics.keys() == loss(known.params)[1].keys()
+    assert one.metrics.keys() >= loss(known.params)[1].keys()  # and what the smoother says of its estimate
     for key in one.grad:
         assert torch.isfinite(one.grad[key]).all()
         torch.testing.assert_close(many.grad[key], one.grad[key], rtol=1e-7, atol=1e-9)

@@ -250,7 +250,7 @@ def test_without_a_population_there_is_nothing_to_make_smaller() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     job = job_of("none")
-    method = type("Hungry", (), {"loss": loss, "draws": lambda *arguments: {}})()
+    method = type("Hungry", (), {"loss": loss, "draws": lambda *arguments, **options: {}})()
     with pytest.raises(OutOfMemoryError, match="batch_size"):
         train_step(replace(job, method=method), job.new_state())
 
