@@ -19,7 +19,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import torch
-from reference.rational import rational
+from reference.exact_arithmetic import rational
 from scipy.optimize import linprog
 from torch import Tensor, nn
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from reference.rational import Rationals, evaluate, exact, rational
+from reference.exact_arithmetic import Rationals, evaluate, exact, rational
 
 from reference.network import Net
 
