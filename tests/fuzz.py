@@ -19,7 +19,6 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import torch
-from reference.exact_arithmetic import rational
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from helpers import F64, Branches, Residual, _chain, as_oracle
 from reference import network as ref
 from reference import vertices
 from reference.exact import Piece, linear_pieces
+from reference.exact_arithmetic import rational
 from tightrope.attacks.apgd import Apgd
 from tightrope.attacks.pgd import Pgd
 from tightrope.core.box import Box

@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from reference.exact_arithmetic import Rationals, evaluate, exact, rational
 
+from reference.exact_arithmetic import Rationals, evaluate, exact, rational
 from reference.network import Net
 
 
