@@ -90,6 +90,8 @@ CASES = {
     "one box": ("(assert (or (and (<= X_0 -0.5) (>= Y_0 2.1)) (and (>= X_0 0) (>= Y_0 1.99))))", "falsified", 10),
     "boundary of a strict set": ("(assert (> Y_0 2))", "unknown", 20),
     "everything": ("", "falsified", 10),
+    "corners do not belong": ("(assert (and (> X_0 0.5) (< X_0 1) (> X_1 -1) (>= Y_0 1.9)))", "falsified", 10),
+    "corners alone do": ("(assert (and (> X_0 0.5) (< X_0 1) (>= Y_0 2)))", "unknown", 20),
 }
 
 
