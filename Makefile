@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test smoke lint benchmark clean
 
 demo: .venv/installed
 	$(BIN)/tightrope demo
@@ -17,6 +17,11 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The experiment at reduced settings: does every kind of cell train, certify and compare? About a minute.
+smoke: .venv/installed
+	rm -rf .venv/smoke
+	$(BIN)/tightrope experiment paradox --size digits --smoke --out .venv/smoke
 
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks all

@@ -99,7 +99,7 @@ SUITES = {
         verification.groups,
         verification.measure,
         figures.cactus,
-        {"count": 3, "timeout": 10.0},
+        {"count": 2, "timeout": 5.0},
         verification.show,
         memory=False,
     ),

@@ -165,7 +165,7 @@ Command = Callable[[Instance, float, Path], list[str]]
 def _ours(instance: Instance, timeout: float, results: Path) -> list[str]:
     files = [str(instance.network), str(instance.prop)]
     limits = ["--timeout", str(timeout), "--vnncomp", "--results-file", str(results)]
-    return [sys.executable, "-m", "tightrope", "verify", *files, *limits]
+    return [sys.executable, "-c", "from tightrope.cli.main import main; main()", "verify", *files, *limits]
 
 
 def _peer(instance: Instance, timeout: float, results: Path) -> list[str]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import plan as plan
     from tightrope.experiments.api import relaxation as relaxation
     from tightrope.experiments.api import smoother as smoother
+    from tightrope.experiments.audit import audit as audit
     from tightrope.experiments.export import export as export
     from tightrope.experiments.run import Run as Run
     from tightrope.experiments.stages import cascade as cascade
@@ -63,6 +64,7 @@ _HOME = {
         "relaxation",
         "smoother",
     ),
+    "experiments.audit": ("audit",),
     "experiments.export": ("export",),
     "experiments.run": ("Run",),
     "experiments.stages": ("cascade",),

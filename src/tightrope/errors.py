@@ -76,6 +76,10 @@ class OutOfMemoryError(TightropeError, MemoryError):
     """A step needs more memory than there is, however few pairs are evaluated at once."""
 
 
+class RankLostError(TightropeError, ConnectionError):
+    """Another process of a run on many ended, or cannot be reached."""
+
+
 class InvariantError(TightropeError, AssertionError):
     """Two results contradict each other (for example a certified image with an adversarial example)."""
 

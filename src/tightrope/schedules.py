@@ -7,6 +7,7 @@ chooses the unit of the position; all positions of one schedule share it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -179,3 +180,69 @@ class Join:
     def __call__(self, step: float, /) -> float:
         """The value at a position."""
         return self.first(step) if step < self.at else self.second(step)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine wave from `start` at `begin` to `end` at `finish`, constant outside.
+
+    Args:
+        start: value up to `begin`.
+        end: value from `finish` on, met exactly.
+        begin: position at which the value starts to move.
+        finish: position at which it has arrived; equal to `begin` means a jump.
+
+    Raises:
+        InputError: `finish` lies before `begin`.
+
+    Example:
+        >>> fade = Cosine(1.0, 0.0, begin=0, finish=10)
+        >>> [round(fade(step), 3) for step in (0, 5, 10)]
+        [1.0, 0.5, 0.0]
+    """
+
+    start: float
+    end: float
+    begin: float
+    finish: float
+
+    def __post_init__(self) -> None:
+        _check_span(self.begin, self.finish)
+
+    def __call__(self, step: float, /) -> float:
+        """The value at a position."""
+        share = _progress(step, self.begin, self.finish)
+        return _blend(self.start, self.end, share if share >= 1.0 else (1.0 - math.cos(math.pi * share)) / 2.0)
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """Follows another schedule: `value` times its share of `reference`, and of that share at least `floor`.
+
+    Args:
+        value: where the other schedule is at `reference`.
+        schedule: what is followed.
+        reference: its value that counts as 1.
+        floor: smallest share.
+
+    Raises:
+        InputError: a reference of 0 or below.
+
+    Example:
+        >>> follow = Proportional(0.1, Linear(0.0, 8.0, begin=0, finish=4), reference=8.0, floor=0.25)
+        >>> [follow(step) for step in (0, 2, 4)]
+        [0.025, 0.05, 0.1]
+    """
+
+    value: float
+    schedule: Schedule
+    reference: float
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.reference > 0.0:
+            raise InputError(f"What a schedule follows must have a reference > 0, got {self.reference}.")
+
+    def __call__(self, step: float, /) -> float:
+        """The value at a position."""
+        return float(self.value * max(self.floor, self.schedule(step) / self.reference))

@@ -38,6 +38,7 @@ SMOOTHERS: dict[str, dict[str, Any]] = {
     "rgs-chunks": {"name": "rgs", "std": 0.01, "pairs": 2, "chunk": 2},
     "pgpe": {"name": "pgpe", "std": 0.05, "pairs": 1},
     "pgpe-chunks": {"name": "pgpe", "std": 0.05, "pairs": 2, "chunk": 2},
+    "hybrid-chunks": {"name": "hybrid", "std": 0.05, "pairs": 2, "chunk": 2},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {"name": "standard"},
@@ -219,11 +220,11 @@ def test_checkpoints_of_compiled_runs_are_not_those_of_others() -> None:
 
 
 def test_without_a_compiler_the_error_says_what_to_do_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
     settings = SETTINGS | {"train": SETTINGS["train"] | {"compile": True}}
     with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),  # monkeypatch would leave it deleted
         torch._inductor.utils.fresh_cache(),
         pytest.raises(InputError, match=r"no-such-compiler.*a C\+\+ compiler.*leave train\.compile out"),
     ):

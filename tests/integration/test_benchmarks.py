@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import memory, population, profile, scaling, training
+from benchmarks import memory, population, profile, scaling, training, verification
 from benchmarks.case import Case, Effort
 from benchmarks.problem import SHAPE, loss_of, problem
 from benchmarks.protocol import Agreement, Contender, Group, measure
@@ -40,6 +40,25 @@ def run(out: Path, *arguments: str) -> dict[str, Any]:
         record["environment"]
     )
     return record
+
+
+def test_verify_record(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    [group] = run(tmp_path, "verify", "--threads", "1")["groups"]
+    assert len(group["instances"]) == 2
+    row = group["contenders"][0]
+    assert (row["name"], len(row["verdicts"]), len(row["seconds"])) == ("tightrope", 2, 2)
+    assert set(row["verdicts"]) <= {"unsat", "sat", "timeout"}
+    assert list(verification.solved(row)) == sorted(verification.solved(row))
+
+
+def test_contradicting_verdicts_are_named() -> None:
+    first, second = ({"name": name, "verdicts": verdicts} for name, verdicts in CONTRADICTING.items())
+    check = verification._agreement(first, second)
+    assert (check["agrees"], check["against"]) == (False, [2])
+
+
+CONTRADICTING = {"one": ["unsat", "timeout", "sat"], "another": ["unsat", "sat", "unsat"]}
 
 
 def check_summary(summary: dict[str, float]) -> None:

@@ -24,13 +24,13 @@ from tightrope.cli.main import app
 from tightrope.core import registry
 from tightrope.errors import InvariantError
 from tightrope.experiments import demo
-from tightrope.experiments.load import presets
+from tightrope.experiments.load import families, single_presets
 from tightrope.records.image import read, read_summary
 from tightrope.records.radius import read_distribution
 from tightrope.records.run import Plan, RunRecord
 from tightrope.training import loop
 
-COMMANDS = ("train", "plan", "certify", "verify", "export", "demo", "list")
+COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "list")
 TINY = ("data.train=200", "model.width=[6]", "train.epochs=2", "eps.train=0.02", "optimizer.lr=0.02")
 
 
@@ -146,10 +146,14 @@ def test_plugins_are_listed_with_what_they_are(kind: str) -> None:
 def test_presets_are_listed_with_what_they_train() -> None:
     result = tightrope("list", "presets")
     assert result.exit_code == 0
-    for name in presets():
+    for name in single_presets():
         (row,) = [line for line in result.output.splitlines() if f" {name} " in line]
         assert "epochs" in row
         assert "eps" in row
+    text = " ".join(word for word in result.output.split() if word != "│")
+    for family, (networks, methods) in families().items():
+        assert f" {family}/NETWORK-METHOD " in text
+        assert all(word in text for word in (*networks, *methods))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.load import load_config
 from tightrope.experiments.run import read_started
 from tightrope.records.run import EpochRecord, Plan, RunRecord
-from tightrope.smoothers import pgpe, rgs
+from tightrope.smoothers import _population
 from tightrope.smoothers._population import evaluate_members
 from tightrope.training import calibration, loop
 from tightrope.training.events import StepEvent
@@ -201,8 +201,7 @@ class SmallGpu:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fits: int, *, after: int = 0) -> None:
         self._fits, self._after, self.failures = fits, after, 0
-        for module in (rgs, pgpe):
-            monkeypatch.setattr(module, "evaluate_members", self)
+        monkeypatch.setattr(_population, "evaluate_members", self)
 
     def __call__(self, loss: Any, params: Any, noise: Any, sign: float = 1.0) -> Any:
         self._after -= 1

@@ -45,6 +45,17 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rgs": {"smoother": {"name": "rgs", "std": 0.01, "pairs": 2}},
     "pgpe": {"smoother": {"name": "pgpe", "std": 0.05, "pairs": 4, "chunk": 4}},
+    "adapted": {
+        "optimizer": {"name": "clipup", "lr": 0.02},
+        "smoother": {"name": "pgpe", "std": 0.05, "pairs": 4, "chunk": 4, "adapt": 0.1, "std_schedule": "cosine"},
+        "train": {"epochs": 5, "batch_size": 24, "diagnose_every": 20},
+    },
+    "hybrid": {
+        "smoother": {
+            **{"name": "hybrid", "std": 0.1, "std_mode": "weight", "pairs": 2, "chunk": 2, "parts": 2},
+            **{"control": "previous", "unbiased": "recent", "memory": 3, "shrink": True},
+        },
+    },
     "module": {
         "data": {"name": "digits", "train": 240, "validation": 24, "flip": True, "pad": 1},
         "method": {"name": "pgd", "attack": {"name": "pgd", "steps": 2}},

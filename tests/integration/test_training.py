@@ -79,15 +79,20 @@ def plain_sgd(**changes: Any) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------- it trains
 
+ATTACK = {"name": "pgd", "steps": 2}
 METHODS = {
     "standard": {"name": "standard"},
-    "pgd": {"name": "pgd", "attack": {"name": "pgd", "steps": 2}},
+    "trades": {"name": "trades", "steps": 2},
+    **{name: {"name": name, "attack": ATTACK} for name in ("pgd", "edac", "sabr", "mtl_ibp", "cc_ibp", "exp_ibp")},
+    "taps": {"name": "taps", "attack": ATTACK, "split": -1},
+    "staps": {"name": "staps", "attack": ATTACK, "search": ATTACK, "split": "layers.1"},
     **{f"certified-{name}": {"name": "certified", "relaxation": name} for name in registry.names("relaxations")},
 }
 SMOOTHERS = {
     "none": {"name": "none"},
     "rgs": {"name": "rgs", "std": 0.01, "pairs": 1},
     "pgpe": {"name": "pgpe", "std": 0.05, "pairs": 16, "chunk": 16},
+    "hybrid": {"name": "hybrid", "std": 0.02, "pairs": 2, "chunk": 2},
 }
 
 
@@ -107,7 +112,8 @@ def test_the_loss_goes_down(method: str, smoother: str, tmp_path: Path) -> None:
     robust = {"surrogate_loss", "surrogate_accuracy"}
     for metrics in (run.epochs[-1].train, run.epochs[-1].validation):
         assert robust & set(metrics) == (set() if method == "standard" else robust)
-        assert metrics.get("surrogate_accuracy", 0) <= metrics["natural_accuracy"]
+        if method not in {"edac", "trades"}:  # their points need not be worse: other weights, another objective
+            assert metrics.get("surrogate_accuracy", 0) <= metrics["natural_accuracy"]
 
 
 # --------------------------------------------------------------------------------------- what a step does

@@ -28,11 +28,12 @@ def problem(name: str, eps: float, batch: int = 4) -> Problem:
 
 
 def bounds(given: Problem, steps: int = 100) -> Tensor:
-    """Of every clause, all of them optimised to the end."""
-    items = Items(given, relaxation("deeppoly"))
-    low = items.roots()
-    shifted = low._replace(lower=torch.full_like(low.lower, -1e9))  # a positive one would not be optimised
-    return ascend(Lagrangian(items, shifted), Ascent(steps)).lower.reshape(items.margins.shape)
+    """Of every clause, all optimised to the end: margins are far below 0, since what is proved is left as it is."""
+    away = 10 * relaxation("deeppoly").bounds(*given).margins.abs().amax()
+    far = given.spec._replace(offset=given.spec.offset - away)
+    items = Items(given._replace(spec=far), relaxation("deeppoly"))
+    found = ascend(Lagrangian(items, items.roots()), Ascent(steps)).lower
+    return found.reshape(items.margins.shape) + away
 
 
 def outcomes(given: Problem, verifier: AlphaCrown) -> list[Outcome]:

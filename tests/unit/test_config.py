@@ -17,7 +17,7 @@ import tightrope as tr
 from tightrope.errors import ConfigError, MissingDataError, TightropeError, UnknownNameError
 from tightrope.experiments.build import build_module, build_plugins
 from tightrope.experiments.config import RunConfig, parse_config
-from tightrope.experiments.load import config_toml, config_values, load_config, presets
+from tightrope.experiments.load import config_toml, config_values, families, load_config, presets, single_presets
 
 VALID: dict[str, Any] = {
     "data": {"name": "digits"},
@@ -383,8 +383,12 @@ def test_the_documented_presets_are_there() -> None:
     assert {"digits/mlp-ibp", "mnist-0.1/cnn3-ibp", "mnist-0.1/cnn3_tiny-deeppoly-rgs"} <= set(presets())
 
 
-@pytest.mark.parametrize("preset", presets())
-def test_every_preset_loads_and_builds(preset: str) -> None:
+SOME = [*single_presets(), *(f"{family}/cnn3-taps" for family in families())]
+"""One of each family stands for all its members; all are loaded in ``test_presets.py``."""
+
+
+@pytest.mark.parametrize("preset", SOME)
+def test_presets_load_and_build(preset: str) -> None:
     name, config = load_config(preset)
     assert name == preset
     plugins = build_plugins(config)
@@ -393,7 +397,7 @@ def test_every_preset_loads_and_builds(preset: str) -> None:
     assert set(net.trainable) <= set(params)
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", SOME)
 def test_initial_weights_are_a_function_of_the_seed_alone(preset: str) -> None:
     def weights(seed: int, global_seed: int) -> torch.Tensor:
         config = load_config(preset, [f"seed={seed}"])[1]
@@ -438,7 +442,7 @@ def test_configurations_survive_every_road(label: str, tmp_path: Path) -> None:
     assert load_config(config)[1] == config
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", SOME)
 def test_presets_survive_every_road(preset: str, tmp_path: Path) -> None:
     config = load_config(preset)[1]
     assert through_toml(config, tmp_path) == config

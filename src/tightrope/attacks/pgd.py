@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,9 @@ from tightrope.core.spec import Spec, evaluate, margin_cross_entropy, worst_marg
 from tightrope.errors import InputError, UnknownNameError
 
 LOSSES = ("margin", "ce")
+
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From points (batch, *input shape) to what is ascended and to what the best point is chosen by, each (batch,)."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +70,27 @@ class Pgd:
     def perturb(self, network: Network, params: Params, box: Box, spec: Spec, noise: Tensor) -> Tensor:
         """The inputs of smallest margin seen, see :class:`tightrope.core.protocols.Attack`."""
         params = {name: value.detach() for name, value in params.items()}
-        best, best_margin = box.lower, box.lower.flatten(1)[:, 0] + torch.inf
-        for start in noise:
-            x = _project(box.lower + start * (box.upper - box.lower), box)
+
+        def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+            rows = evaluate(spec, network(params, x))
+            margin = worst_margin(rows, spec.clause)
+            return (margin_cross_entropy(rows, spec.clause) if self.loss == "ce" else -margin), -margin
+
+        return self.maximise(objective, box, box.lower + noise * (box.upper - box.lower))
+
+    def maximise(self, objective: Objective, box: Box, starts: Tensor) -> Tensor:
+        """The points of largest second value seen on the way up the first, from starts (restarts, batch, *shape)."""
+        best, highest = box.lower, box.lower.flatten(1)[:, 0] - torch.inf
+        for start in starts:
+            x = _project(start, box)
             for step in range(self.steps + 1):
-                gradient, margin = self._ascent(network, params, spec, x)
-                better = margin < best_margin
+                gradient, score = _ascent(objective, x)
+                better = score > highest
                 best = torch.where(better.reshape(-1, *[1] * (x.ndim - 1)), x, best)
-                best_margin = torch.where(better, margin, best_margin)
+                highest = torch.where(better, score, highest)
                 if step < self.steps:
                     x = self._step(x, gradient, box, step)
         return best.detach()
-
-    def _ascent(self, network: Network, params: Params, spec: Spec, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient to ascend, and each sample's margin at x."""
-
-        def objective(point: Tensor) -> tuple[Tensor, Tensor]:
-            rows = evaluate(spec, network(params, point))
-            margin = worst_margin(rows, spec.clause)
-            loss = margin_cross_entropy(rows, spec.clause) if self.loss == "ce" else -margin
-            return loss.sum(), margin
-
-        gradient, margin = gradient_of(objective, x)
-        return gradient.detach(), margin.detach()
 
     def _step(self, x: Tensor, gradient: Tensor, box: Box, step: int) -> Tensor:
         size = self.step_size
@@ -96,6 +98,17 @@ class Pgd:
             size = size * factor if step >= begin else size
         moved = x + size * gradient.sign() * (box.upper - box.lower) / 2
         return _project(moved, box)
+
+
+def _ascent(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient to ascend, and each point's score."""
+
+    def total(point: Tensor) -> tuple[Tensor, Tensor]:
+        value, score = objective(point)
+        return value.sum(), score
+
+    gradient, score = gradient_of(total, x)
+    return gradient.detach(), score.detach()
 
 
 def _project(x: Tensor, box: Box) -> Tensor:

@@ -67,6 +67,9 @@ def certify(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the attack's starts.", min=0)] = 0,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Keep a certificate of every verdict, for tightrope audit.")
+    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Where the dataset lies. Default: $TIGHTROPE_DATA.")
     ] = None,
@@ -95,6 +98,8 @@ def certify(
     }
     where = f"{loaded.record.name}, {dataset or loaded.config.data.name} test"
     if radius:
+        if evidence:
+            raise InputError("--evidence is for one radius: certificates of --radius are not kept.")
         with _showing(_facts_of_radii) as on_batch:
             radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, **given)
         _print_radii(radii, f"{where}, {radii.count} images", run)
@@ -102,7 +107,7 @@ def certify(
     if tolerance is not None:
         raise InputError("--tolerance is for --radius.")
     with _showing(_facts) as on_batch:
-        summary = tr.certify(loaded, dataset, eps, on_batch=on_batch, **given)
+        summary = tr.certify(loaded, dataset, eps, on_batch=on_batch, evidence=evidence, **given)
     at = eps if eps is not None else loaded.config.eps.target
     _print_summary(summary, f"{where}, eps {at}", per_class)
     if float32:

@@ -11,7 +11,8 @@ import typer
 from tightrope.cli._console import out, table
 from tightrope.cli._guard import guarded
 from tightrope.core import registry
-from tightrope.experiments.load import load_config, presets
+from tightrope.experiments.load import families, load_config, single_presets
+from tightrope.experiments.suite import cells, load_suite, suites
 
 
 class Kind(StrEnum):
@@ -27,12 +28,14 @@ class Kind(StrEnum):
     MODELS = "models"
     DATASETS = "datasets"
     PRESETS = "presets"
+    SUITES = "suites"
 
 
 @guarded
 def listing(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List plug-ins of one kind, or presets."""
-    rows = _presets() if kind is Kind.PRESETS else _plugins(kind)
+    """List plug-ins of one kind, presets or suites."""
+    own = {Kind.PRESETS: _presets, Kind.SUITES: _suites}
+    rows = own[kind]() if kind in own else _plugins(kind)
     out.print(table(["name", "what it is"], rows, numbers=False))
 
 
@@ -43,10 +46,21 @@ def _plugins(kind: Kind) -> list[list[str]]:
 
 def _presets() -> list[list[str]]:
     rows = []
-    for name in presets():
+    for name in single_presets():
         config = load_config(name)[1]
         method = " ".join([config.method.name, *(str(v) for v in config.method.options.values())])
         smoother = "" if config.smoother.name == "none" else f", smoother {config.smoother.name}"
         text = f"{config.model.name} on {config.data.name}, eps {config.eps.target}: {method}{smoother}"
         rows.append([name, f"{text}, {config.train.epochs} epochs"])
-    return rows
+    for family, (networks, methods) in families().items():
+        config = load_config(f"{family}/{networks[0]}-{methods[0]}")[1]
+        text = (
+            f"{config.data.name}, eps {config.eps.target}: networks {', '.join(networks)}; methods {', '.join(methods)}"
+        )
+        rows.append([f"{family}/NETWORK-METHOD", text])
+    return sorted(rows)
+
+
+def _suites() -> list[list[str]]:
+    found = {name: load_suite(name) for name in suites()}
+    return [[name, f"{len(list(cells(suite)))} networks, seeds {suite.seeds}"] for name, suite in found.items()]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tightrope._version import __version__
-from tightrope.cli import STARTED, certify, demo, export, listing, plan, train, verify
+from tightrope.cli import STARTED, audit, certify, demo, experiment, export, listing, plan, train, tune, verify
 
 app = typer.Typer(
     name="tightrope",
@@ -23,9 +23,12 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
+app.command("audit")(audit.audit)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.command("demo")(demo.demo)
+app.command("experiment")(experiment.experiment)
+app.command("tune")(tune.tune)
 app.command("list")(listing.listing)
 
 

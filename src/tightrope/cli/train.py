@@ -11,6 +11,7 @@ import tightrope as tr
 from tightrope.cli._console import TrainingProgress, out, percent, print_hint, table
 from tightrope.cli._guard import guarded
 from tightrope.errors import InputError
+from tightrope.runtime.distributed import is_first
 
 
 @guarded
@@ -34,7 +35,7 @@ def train(
         raise InputError("Give a preset or TOML file, or --resume RUN (and not both).")
     if resume is not None and (set_ or out_ or init_from):
         raise InputError("--resume continues a run as it was started: leave out --set, --out and --init-from.")
-    with TrainingProgress(source or str(resume), epochs=not quiet) as progress:
+    with TrainingProgress(source or str(resume), epochs=not quiet and is_first()) as progress:
         run = tr.fit(
             source,
             out=resume or out_,
@@ -42,9 +43,10 @@ def train(
             init_from=init_from,
             data_dir=data_dir,
             resume=resume is not None,
-            watcher=progress,
+            watcher=progress if is_first() else None,
         )
-    _report(run)
+    if is_first():
+        _report(run)
 
 
 def _report(run: tr.Run) -> None:

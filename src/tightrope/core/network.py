@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tightrope.core.bounds import Params, Shape
 from tightrope.core.op import AffineOp, Op
-from tightrope.errors import CheckpointError, NumericalError
+from tightrope.errors import CheckpointError, InputError, NumericalError
 
 INPUT = "input"
 
@@ -49,7 +49,7 @@ class Network:
     def __post_init__(self) -> None:
         # Found once and here: tracing compilers cannot enter a cached property for the first time.
         _ = self.output, self.shapes, self.num_outputs, self.pre_activations, self.exact_intervals
-        _ = self.entry, self.affine_prefix, self.has_statistics
+        _ = self.entry, self.affine_prefix, self.has_statistics, self._parts
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
         """The output, (batch, outputs), of samples (batch, *input_shape)."""
@@ -64,8 +64,8 @@ class Network:
 
     @cached_property
     def output(self) -> str:
-        """Name of the output node."""
-        return self.nodes[-1].name
+        """Name of the output node; of the input, where there are no nodes (a part of another network)."""
+        return self.nodes[-1].name if self.nodes else INPUT
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -152,6 +152,36 @@ class Network:
             values[node.name] = node.op.forward(params, *inputs)
         return params
 
+    def split(self, at: int | str) -> tuple[Network, Network]:
+        """Two networks of the same params, one after the other: ``second(params, first(params, x))`` is this one.
+
+        Args:
+            at: the last node of the first part, by name or module path; or its number of nodes, which if negative are
+                those of the second part. Either part may be empty: it then returns what it is given.
+
+        Returns:
+            Both parts. The value between them is that of one node, of any shape.
+
+        Raises:
+            InputError: no such node, or a connection that goes around it.
+
+        Example:
+            >>> import tightrope as tr
+            >>> module = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+            >>> net, params = tr.from_module(module, (3,))
+            >>> first, second = net.split(-1)
+            >>> first.shapes[first.output], len(second.nodes)
+            ((5,), 1)
+        """
+        if at not in self._parts:
+            self._parts[at] = _split(self, at)
+        return self._parts[at]
+
+    @cached_property
+    def _parts(self) -> dict[int | str, tuple[Network, Network]]:
+        """Every split so far, so that compiled code finds what was split before."""
+        return {}
+
     def check_params(self, params: Params, reference: Mapping[str, Tensor] | None = None) -> None:
         """Refuse params that are not finite, or that do not fit ``reference``.
 
@@ -186,6 +216,33 @@ class Network:
         ``state_dict`` there.
         """
         return GraphModule(self, params)
+
+
+def _split(network: Network, at: int | str) -> tuple[Network, Network]:
+    names = [INPUT, *(node.name for node in network.nodes)]
+    count = len(network.nodes)
+    if isinstance(at, str):
+        path = at.replace(".", "_")  # as the tracer names the layer of a module path, "_3" that of "3"
+        position = next((names.index(name) for name in (at, path, f"_{path}") if name in names), None)
+    else:
+        position = (at if at >= 0 else count + at) if -count <= at <= count else None
+    if position is None:
+        raise InputError(f"There is no node {at!r} to split at. The {count} nodes in order: {', '.join(names[1:])}.")
+    first, last = network.nodes[:position], names[position]
+    second = tuple(
+        Node(node.name, node.op, tuple(INPUT if name == last else name for name in node.inputs))
+        for node in network.nodes[position:]
+    )
+    if skipped := [name for node in network.nodes[position:] for name in node.inputs if name in names[:position]]:
+        raise InputError(
+            f"Splitting after {last!r} cuts the connection from {skipped[0]!r} around it; split elsewhere."
+        )
+    return _part(network, first, network.input_shape), _part(network, second, network.shapes[last])
+
+
+def _part(network: Network, nodes: tuple[Node, ...], input_shape: Shape) -> Network:
+    used = {key for node in nodes for key in vars(node.op).values() if isinstance(key, str)}
+    return Network(nodes, input_shape, tuple(key for key in network.trainable if key in used))
 
 
 class GraphModule(nn.Module):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from torch import Tensor
 
 from tightrope.errors import InvariantError
+from tightrope.records.certificate import Leaves
 
 
 class Verdict(StrEnum):
@@ -30,6 +31,7 @@ class Outcome:
         method: name of what decided, or of the last that tried.
         counterexample: an input inside the box, (*input shape), for FALSIFIED only.
         reason: why it stopped, for UNKNOWN only.
+        evidence: leaves that cover the box, for VERIFIED and where the verifier was asked to keep them.
 
     Raises:
         InvariantError: fields that contradict each other. NaN is never a bound.
@@ -41,6 +43,7 @@ class Outcome:
     method: str
     counterexample: Tensor | None = None
     reason: str = ""
+    evidence: Leaves | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if math.isnan(self.lower) or math.isnan(self.upper):
@@ -52,6 +55,8 @@ class Outcome:
             )
         if self.counterexample is not None and self.verdict is not Verdict.FALSIFIED:
             raise InvariantError(f"{self.verdict} with a counterexample ({self.method}).")
+        if self.evidence is not None and self.verdict is not Verdict.VERIFIED:
+            raise InvariantError(f"{self.verdict} with evidence of a proof ({self.method}).")
         proved, refuted = self.lower > 0, self.counterexample is not None and self.upper <= 0
         if (self.verdict is Verdict.VERIFIED) != proved or (self.verdict is Verdict.FALSIFIED) != refuted:
             raise InvariantError(

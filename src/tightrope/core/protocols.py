@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -13,10 +13,14 @@ from tightrope.core.bounds import Bounds, Interval, Metrics, Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome
+from tightrope.core.ranks import ALONE, Ranks
 from tightrope.core.spec import Spec
 
 LossFn = Callable[[Params], tuple[Tensor, Metrics]]
 """A pure function of the params: a scalar and the scalars it reports."""
+
+Losses = LossFn | Sequence[LossFn]
+"""One loss, or several whose mean is the loss: those of disjoint parts of a mini-batch."""
 
 Std = float | Mapping[str, float]
 """Standard deviation of the weight noise: one for all trainable tensors, or one each (absent or 0 = untouched)."""
@@ -28,10 +32,12 @@ class Batch(NamedTuple):
     Attributes:
         x: (batch, *input shape).
         spec: the property of each sample's output.
+        label_smoothing: share of the label that all classes divide among them, in losses at points.
     """
 
     x: Tensor
     spec: Spec
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,8 @@ class Smoother(Protocol):
     Attributes:
         needs_gradient: whether it differentiates the loss with respect to the params.
         needs_noise: whether a std of 0 is refused.
+        shares_pairs: whether processes that work on one run share its pairs; otherwise they share the mini-batch.
+        evaluations: losses evaluated per step, forward, and backward too where it needs the gradient.
     """
 
     @property
@@ -115,27 +123,39 @@ class Smoother(Protocol):
     @property
     def needs_noise(self) -> bool: ...
 
+    @property
+    def shares_pairs(self) -> bool: ...
+
+    @property
+    def evaluations(self) -> int: ...
+
     def init(self, params: Params, trainable: tuple[str, ...]) -> SmootherState:
         """The state before the first call."""
         ...
 
     def estimate(
         self,
-        loss: LossFn,
+        loss: Losses,
         params: Params,
         state: SmootherState,
         *,
         std: Std,
         generator: torch.Generator,
+        ranks: Ranks = ALONE,
     ) -> GradEstimate:
         """Estimate value and gradient at ``params``.
 
         Args:
-            loss: a pure function of params.
+            loss: a pure function of params; or several, over which the members are spread, the same number on each.
             params: weights by name; not changed.
             state: from :meth:`init` or the call before.
             std: of the noise, in the units of the weights.
-            generator: every draw of the call is determined by it.
+            generator: every draw of the call is determined by it, on every process alike.
+            ranks: the processes that share the pairs, if it shares them; all of them get the same estimate.
+
+        Returns:
+            The estimate. Members whose loss is not finite are left out, with their pair; the metric ``dropped`` is
+            their share, and without any member left the estimate is NaN.
 
         Raises:
             InputError: a std that is negative, NaN, or 0 where noise is needed.
@@ -144,10 +164,28 @@ class Smoother(Protocol):
 
 
 class TrainingMethod(Protocol):
-    """A training loss as a pure function."""
+    """A training loss as a pure function.
 
-    def draws(self, batch: Batch, eps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """All randomness of one evaluation (for example the attack's starting noise), drawn once per step."""
+    Attributes:
+        robust: whether it looks beyond the clean inputs.
+    """
+
+    @property
+    def robust(self) -> bool: ...
+
+    def draws(
+        self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
+    ) -> dict[str, Tensor]:
+        """What one evaluation needs beside its batch, once per step: all randomness, such as an attack's start noise.
+
+        Args:
+            network: the graph; weights are not known yet.
+            batch: the samples.
+            eps: radius, a scalar tensor.
+            generator: of all draws.
+            fading: how much of the ramp of eps is left: 1 at its start, 0 from its end on. A method that changes on the
+                way may leave a key out, or hand the number on as a tensor.
+        """
         ...
 
     def loss(
@@ -156,7 +194,8 @@ class TrainingMethod(Protocol):
         """The loss of a batch at radius ``eps`` (a scalar tensor, input units), a scalar, and what it reports.
 
         Metrics: ``natural_loss``, ``natural_accuracy``, and for robust methods ``surrogate_loss`` and
-        ``surrogate_accuracy``: those of the training surrogate, which is not a certificate.
+        ``surrogate_accuracy``: those of the training surrogate, which is not a certificate. No other name may claim
+        robustness: not ``robust``, ``adversarial``, ``certified`` nor ``verified``.
         """
         ...
 

@@ -26,6 +26,7 @@ from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Verifier
 from tightrope.evaluation._inputs import Draw, Inputs, MakeSpec, is_natural
 from tightrope.evaluation._rounds import Effort, Found, Rounds, State
+from tightrope.evaluation.certificates import CertificateFolder
 from tightrope.evaluation.consistency import check_claims
 from tightrope.records import image
 from tightrope.records.image import ImageRecord, Summary, summarise
@@ -76,6 +77,7 @@ def certify(
     complete: Verifier | None = None,
     together: int = TOGETHER,
     effort: Effort = EFFORT,
+    certificates: CertificateFolder | None = None,
 ) -> Summary:
     """Decide every image and record it; skip those that ``path`` already has.
 
@@ -102,6 +104,7 @@ def certify(
         complete: decides what the verifier leaves open, after all blocks.
         together: open images that it sees at once, at most.
         effort: processes, memory and shards.
+        certificates: where a certificate of every decided image goes, before its record is written.
 
     Returns:
         The summary of all n images, or of the shard's while other shards are missing.
@@ -118,7 +121,7 @@ def certify(
     Cost: two float64 forward passes and the verifiers. KeyboardInterrupt loses the current blocks or groups only.
     """
     inputs = Inputs(network, params, samples_x, labels, make_spec, batch_size, seed).checked(eps_text(eps))
-    job = _Job(inputs, eps_text(eps), verifier, complete)
+    job = _Job(inputs, eps_text(eps), verifier, complete, certificates)
     facts = inputs.facts() | {"eps": job.eps} | ({"together": together} if complete else {})
     rounds = Rounds(job, ImageRecord, labels.tolist(), inputs.blocks(), path, {**header, "run": facts}, together)
 
@@ -126,6 +129,8 @@ def certify(
         if on_batch is not None:
             on_batch(_progress(state))
 
+    if certificates is not None:
+        certificates.begin()
     finished, records = rounds.run(effort, report)
     check_claims(finished)
     summary = summarise(records)
@@ -167,6 +172,7 @@ class _Job:
     eps: str
     verifier: Verifier
     complete: Verifier | None
+    certificates: CertificateFolder | None
 
     @full_precision()
     def decide(self, task: range | tuple[ImageRecord, ...]) -> Found[ImageRecord]:
@@ -205,9 +211,13 @@ class _Job:
         return self.inputs.verify(verifier, images, [parse_eps(self.eps)] * len(images), known, draw)
 
     def _record(self, index: int, natural: bool, outcome: Outcome, seconds: float) -> ImageRecord:
+        label = int(self.inputs.labels[index])
+        if self.certificates is not None and outcome.verdict is not Verdict.UNKNOWN:
+            problem = self.inputs.problem([index], [parse_eps(self.eps)])
+            self.certificates.keep(index, self.inputs.x[index], label, problem, outcome)
         return ImageRecord(
             index=index,
-            label=int(self.inputs.labels[index]),
+            label=label,
             natural=natural,
             adversarial=natural and outcome.verdict is not Verdict.FALSIFIED,
             certified=natural and outcome.verdict is Verdict.VERIFIED,

@@ -25,13 +25,14 @@ from tightrope.experiments.build import MakeSpec, build_job, build_plugins
 from tightrope.experiments.certification import (
     Dataset,
     find_attack,
+    find_certificates,
     find_effort,
     find_run,
     find_samples,
     find_stages,
     find_subject,
 )
-from tightrope.experiments.config import parse_config
+from tightrope.experiments.config import find_device, parse_config
 from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.experiments.plan import plan
 from tightrope.experiments.plugins import build_plugin
@@ -39,6 +40,7 @@ from tightrope.experiments.run import Run, execute, load, read_started
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
 from tightrope.reports.figures import radius_curve
+from tightrope.runtime.distributed import joined
 from tightrope.training.events import Silent, Watcher
 
 __all__ = ["attack", "certified_radii", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
@@ -61,14 +63,14 @@ def relaxation(name: str, **options: Any) -> Relaxation:
 
 
 def smoother(name: str, **options: Any) -> Smoother:
-    """A smoother by name: ``none``, ``rgs``, ``pgpe``.
+    """A smoother by name: ``none``, ``rgs``, ``pgpe``, ``hybrid``.
 
     Raises:
         UnknownNameError: no such smoother or option.
 
     Example:
-        >>> smoother("pgpe", pairs=64)
-        Pgpe(pairs=64, chunk=1)
+        >>> smoother("rgs", pairs=64)
+        Rgs(pairs=64, chunk=1, antithetic=True, orthogonal=1)
     """
     return cast(Smoother, registry.create("smoothers", name, **options))
 
@@ -81,7 +83,7 @@ def method(name: str, **options: Any) -> TrainingMethod:
 
     Example:
         >>> method("certified", relaxation="ibp", robust_weight=0.7)
-        Certified(relaxation=Ibp(), robust_weight=0.7, fused=False)
+        Certified(relaxation=Ibp(), robust_weight=0.7, fused=False, towards_ibp=False)
     """
     return cast(TrainingMethod, build_plugin("methods", name, options))
 
@@ -101,6 +103,8 @@ def fit(
 ) -> Run:
     """Train a network into a run folder.
 
+    Started by ``torchrun``, all its processes train together, and the first one writes.
+
     Args:
         source: a preset's name, a TOML file, nested settings, or a module to train with the settings of ``config``.
             None when resuming: the settings are those of the run.
@@ -118,6 +122,7 @@ def fit(
         ConfigError: everything that is wrong with the settings at once.
         MissingDataError: the data, the file or the run are not there.
         InputError: ``out`` holds another run.
+        RankLostError: another process ended; the run can be resumed with any number of them.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
 
     Example:
@@ -144,17 +149,19 @@ def fit(
             overrides = [*overrides, f'data.name="{dataset}"']
         name, settings = load_config(config, overrides)
     plugins = build_plugins(settings)
-    job = build_job(
-        settings,
-        plugins,
-        data_dir=data_dir,
-        module=module,
-        samples=None if dataset is None or isinstance(dataset, str) else find_samples(dataset, data_dir),
-        make_spec=spec,
-        warm_start=None if init_from is None else find_run(init_from).params,
-    )
     folder = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
-    return execute(name, settings, job, folder, resume=resume, watcher=watcher or Silent(), handed_in=handed_in)
+    with joined(find_device(settings.device)) as ranks:
+        job = build_job(
+            settings,
+            plugins,
+            data_dir=data_dir,
+            module=module,
+            samples=None if dataset is None or isinstance(dataset, str) else find_samples(dataset, data_dir),
+            make_spec=spec,
+            warm_start=None if init_from is None else find_run(init_from).params,
+            ranks=ranks,
+        )
+        return execute(name, settings, job, folder, resume=resume, watcher=watcher or Silent(), handed_in=handed_in)
 
 
 def certify(
@@ -180,6 +187,7 @@ def certify(
     memory_gib: float | None = None,
     shard: str | None = None,
     merge: bool = False,
+    evidence: bool = False,
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
 
@@ -211,6 +219,8 @@ def certify(
         shard: ``"i/n"`` to certify only that part of the images, into a file of its own. When the files of all shards
             are there, they are merged.
         merge: certify nothing, but merge the files of all shards, which are then required.
+        evidence: write a certificate of every verified or falsified image, see :func:`tightrope.audit`; beside the
+            records, in ``certificates/``.
 
     Returns:
         The summary of all images; of those of the shard while other shards are missing.
@@ -232,7 +242,8 @@ def certify(
     )
     effort = find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
-    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
+    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share, evidence=evidence)
+    path = subject.records_path(out, ["complete"] * complete)
     return certify_images(
         subject.network,
         subject.params,
@@ -241,13 +252,14 @@ def certify(
         eps=subject.eps,
         verifier=stages.first,
         complete=stages.rest,
-        path=subject.records_path(out, ["complete"] * complete),
+        path=path,
         make_spec=subject.make_spec,
         batch_size=batch_size,
         seed=seed,
         header={**subject.facts, **stages.facts},
         on_batch=on_batch,
         effort=effort,
+        certificates=find_certificates(subject, path, by_label=spec is None) if evidence else None,
     )
 
 

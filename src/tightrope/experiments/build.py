@@ -18,6 +18,8 @@ from tightrope.core.compiled import INDUCTOR, check_compiler
 from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
+from tightrope.core.protocols import Batch, TrainingMethod
+from tightrope.core.ranks import ALONE, Ranks
 from tightrope.core.spec import Spec, check_spec, margins_of
 from tightrope.data._loader import Dataset, Samples, split_validation, subset
 from tightrope.errors import InputError
@@ -27,8 +29,11 @@ from tightrope.frontend.fx import from_module
 from tightrope.frontend.graph import to_json
 from tightrope.methods._regularizers import Penalty
 from tightrope.models._init import default_init, shi_init
-from tightrope.schedules import Constant, Linear, Piecewise, Schedule, Smooth
-from tightrope.training.loop import Job
+from tightrope.schedules import Constant, Cosine, Linear, Piecewise, Proportional, Schedule, Smooth
+from tightrope.training.averaging import Averaging
+from tightrope.training.clipup import ClipUp
+from tightrope.training.loop import Job, check_smoother
+from tightrope.training.noise_policy import NoisePolicy
 
 MakeSpec = Callable[[Tensor], Spec]
 
@@ -78,6 +83,7 @@ def build_job(
     samples: Samples | None = None,
     make_spec: MakeSpec | None = None,
     warm_start: Params | None = None,
+    ranks: Ranks = ALONE,
 ) -> Job:
     """Load the data and put a run together.
 
@@ -89,11 +95,13 @@ def build_job(
         samples: trained on instead of the configured dataset.
         make_spec: from labels to properties; the classification margin by default.
         warm_start: initial weights of the same network.
+        ranks: the processes that train together.
 
     Raises:
         MissingDataError: the data are not there.
-        InputError: nothing can be compiled here though ``train.compile`` is set, an empty split, or labels that do not
-            fit the network.
+        InputError: nothing can be compiled here though ``train.compile`` is set, an empty split, labels or a method
+            that do not fit the network, a smoother that differentiates a loss without gradient, or fewer pairs than
+            processes.
         CheckpointError: a warm start of another network.
     """
     device = find_device(config.device)
@@ -112,7 +120,10 @@ def build_job(
         params = dict(warm_start)
     dtype = next(value.dtype for value in params.values() if value.is_floating_point())
     eps = config.eps.value(config.eps.train)
-    return Job(
+    make_spec = make_spec or classification(network, dtype)
+    _check_method(plugins.method, network, make_spec, training, dtype)
+    ramp, lr = _ramp(config, eps), Piecewise(config.optimizer.lr, config.optimizer.milestones, config.optimizer.factor)
+    job = Job(
         network=network,
         params={name: value.to(device) for name, value in params.items()},
         method=plugins.method,
@@ -120,11 +131,11 @@ def build_job(
         penalty=Penalty(config.train.l1, config.train.shi, config.train.shi_tolerance),
         train=_to(training, device),
         validation=None if validation is None else _to(validation, device),
-        make_spec=make_spec or classification(network, dtype),
+        make_spec=make_spec,
         optimizer=_optimizer(config),
-        eps=_ramp(config, eps),
-        lr=Piecewise(config.optimizer.lr, config.optimizer.milestones, config.optimizer.factor),
-        std=Constant(config.smoother.std),
+        eps=ramp,
+        lr=lr,
+        std=_std(config, ramp, lr),
         eps_test=config.eps.value(config.eps.target),
         eps_ramp_end=eps,
         epochs=config.train.epochs,
@@ -133,9 +144,33 @@ def build_job(
         flip=config.data.flip,
         pad=config.data.pad,
         seed=config.seed,
+        accumulate=config.train.accumulate,
+        averaging=_averaging(config),
+        exact_statistics=config.train.precise_bn,
+        select=config.train.select == "best",
+        label_smoothing=config.train.label_smoothing,
         backend=INDUCTOR if config.train.compile else None,
         precision=config.train.matmul_precision,
+        noise=NoisePolicy(config.smoother.std_mode, config.smoother.biases, config.smoother.normalisation),
+        parts=config.smoother.parts,
+        max_dropped=config.smoother.max_dropped,
+        diagnose_every=config.train.diagnose_every,
+        ranks=ranks,
     )
+    check_smoother(job)
+    return job
+
+
+def _check_method(
+    method: TrainingMethod, network: Network, make_spec: MakeSpec, samples: Samples, dtype: torch.dtype
+) -> None:
+    """Refuse a method that does not fit the network, such as a split where there is none, before any work.
+
+    Raises:
+        InputError: its draws for one image fail.
+    """
+    batch = Batch(torch.zeros((1, *network.input_shape), dtype=dtype), make_spec(samples.labels[:1]))
+    method.draws(network, batch, torch.zeros((), dtype=torch.float64), torch.Generator())
 
 
 def classification(network: Network, dtype: torch.dtype) -> MakeSpec:
@@ -155,11 +190,33 @@ def _optimizer(config: RunConfig) -> Callable[[list[Tensor]], torch.optim.Optimi
     settings = config.optimizer
 
     def build(weights: list[Tensor]) -> torch.optim.Optimizer:
+        lr, decay = settings.lr, settings.weight_decay
         if settings.name == "adam":
-            return torch.optim.Adam(weights, lr=settings.lr, weight_decay=settings.weight_decay)
-        return torch.optim.SGD(weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+            return torch.optim.Adam(weights, lr=lr, weight_decay=decay)
+        if settings.name == "clipup":
+            return ClipUp(weights, lr=lr, momentum=0.9 if settings.momentum is None else settings.momentum)
+        return torch.optim.SGD(weights, lr=lr, momentum=settings.momentum or 0.0, weight_decay=decay)
 
     return build
+
+
+def _std(config: RunConfig, eps: Schedule, lr: Schedule) -> Schedule:
+    """The std by epoch, in units of ``std_mode``."""
+    settings = config.smoother
+    if settings.std_schedule == "lr":
+        return Proportional(settings.std, lr, config.optimizer.lr, settings.std_floor)
+    if settings.std_schedule == "eps" and (radius := config.eps.value(config.eps.train)) > 0:
+        return Proportional(settings.std, eps, radius, settings.std_floor)
+    if settings.std_schedule == "cosine":
+        return Cosine(settings.std, settings.std * settings.std_floor, 0.0, float(config.train.epochs))
+    return Constant(settings.std)
+
+
+def _averaging(config: RunConfig) -> Averaging | None:
+    settings = config.average
+    if settings.kind == "none":
+        return None
+    return Averaging(settings.kind, settings.begin, settings.every, settings.decay)
 
 
 def _ramp(config: RunConfig, eps: float) -> Schedule:

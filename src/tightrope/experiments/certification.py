@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,12 +20,16 @@ from tightrope.core.protocols import Attack, Relaxation, Verifier
 from tightrope.data._loader import Samples, from_tensors, subset, to_unit
 from tightrope.errors import InputError
 from tightrope.evaluation._rounds import Effort
+from tightrope.evaluation.certificates import CertificateFolder, folder_of
+from tightrope.evaluation.certify import eps_text
 from tightrope.evaluation.shards import Shard
+from tightrope.experiments.audit import source_of
 from tightrope.experiments.build import MakeSpec, check_labels, classification
 from tightrope.experiments.config import find_device
 from tightrope.experiments.plugins import build_named
 from tightrope.experiments.run import Run, load
 from tightrope.frontend.fx import from_module
+from tightrope.frontend.graph import canonical
 from tightrope.verifiers.alpha_crown import AlphaCrown
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.bab import Bab
@@ -136,6 +140,7 @@ def find_stages(
     complete: bool,
     timeout: float,
     memory_gib: float | None,
+    evidence: bool = False,
 ) -> Stages:
     """The stages by name.
 
@@ -145,19 +150,33 @@ def find_stages(
         complete: add optimised bounds and branch and bound.
         timeout: of the latter, in seconds an image.
         memory_gib: of a process, half of it for open subproblems; None for the default.
+        evidence: keep what proofs rest on.
     """
     names, chosen = list(relaxations), find_attack(attack)
-    one_shot = [OneShot(cast(Relaxation, registry.create("relaxations", name)), name) for name in names]
-    bab = Bab(timeout=timeout) if memory_gib is None else Bab(timeout=timeout, memory_gib=memory_gib / 2)
+    one_shot = [OneShot(cast(Relaxation, registry.create("relaxations", name)), name, evidence) for name in names]
+    bab = Bab(timeout=timeout, evidence=evidence)
+    bab = bab if memory_gib is None else replace(bab, memory_gib=memory_gib / 2)
     return Stages(
         first=Cascade((AttackVerifier(chosen), *one_shot)),
-        rest=Cascade((AlphaCrown(), bab)) if complete else None,
+        rest=Cascade((AlphaCrown(evidence=evidence), bab)) if complete else None,
         facts={
             "attack": repr(chosen),
             "relaxations": names,
             **({"complete": {"timeout": timeout}} if complete else {}),
+            **({"evidence": True} if evidence else {}),
         },
     )
+
+
+def find_certificates(subject: Subject, records: Path, *, by_label: bool) -> CertificateFolder:
+    """Where certificates go, beside the records.
+
+    Args:
+        records: file of the records.
+        by_label: whether the property is that the label's output is the largest.
+    """
+    model = canonical(subject.network, subject.params, source_of(subject.run) if subject.run else None)
+    return CertificateFolder(folder_of(records), model, eps_text(subject.eps), by_label)
 
 
 def find_effort(subject: Subject, workers: int, memory_gib: float | None, shard: str | None, merge: bool) -> Effort:

@@ -13,6 +13,8 @@ from tightrope.core.box import parse_eps, round_up
 from tightrope.core.precision import Precision
 from tightrope.errors import ConfigError, InputError
 from tightrope.experiments.plugins import build_plugin, model_class
+from tightrope.smoothers._population import Population
+from tightrope.training.noise_policy import Unit
 
 
 def _exact(value: Any) -> str:
@@ -127,14 +129,29 @@ class Method(_Plugin):
 
 
 class Smoother(_Plugin):
-    """The loss smoother.
+    """The loss smoother, and its noise.
 
     Attributes:
-        std: of the weight noise, in the units of the weights.
+        std: of the weight noise, in units of ``std_mode``.
+        std_mode: ``absolute``; ``weight``, a share of the root mean square of the layer's weights; ``fan_in``, divided
+            by the root of the number of inputs of a neuron.
+        std_schedule: ``constant``; ``lr`` and ``eps`` follow the learning rate and the radius; ``cosine`` falls over
+            the run.
+        std_floor: share of the std below which no schedule goes.
+        biases, normalisation: whether biases, and scale and shift of normalisations, get noise.
+        parts: disjoint parts of a mini-batch over which the members are spread; 1 lets all see the whole.
+        max_dropped: share of a step's pairs that may have a loss that is not finite; more stop the run.
     """
 
     name: str = "none"
     std: NonNegative = 0.0
+    std_mode: Unit = "absolute"
+    std_schedule: Literal["constant", "lr", "eps", "cosine"] = "constant"
+    std_floor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    biases: bool = True
+    normalisation: bool = True
+    parts: Count = 1
+    max_dropped: Annotated[float, Field(ge=0, lt=1)] = 0.25
 
     @model_validator(mode="after")
     def _fits(self) -> Smoother:
@@ -143,6 +160,8 @@ class Smoother(_Plugin):
             raise ValueError(f"{self.name!r} needs a std > 0")
         if self.name == "none" and self.std > 0:
             raise ValueError("the smoother 'none' adds no noise; choose another, or leave std out")
+        if isinstance(built, Population) and built.pairs % self.parts:
+            raise ValueError(f"pairs = {built.pairs} cannot be spread evenly over parts = {self.parts}")
         return self
 
 
@@ -179,41 +198,78 @@ class Eps(_Section):
 
 
 class Optimizer(_Section):
-    """Adam or SGD.
+    """Adam, SGD or ClipUp.
 
     Attributes:
+        lr: learning rate; of ClipUp the length of a step.
+        momentum: of SGD, by default 0, and of ClipUp, by default 0.9.
         milestones: epochs at which the learning rate is multiplied by ``factor``.
         clip_norm: largest gradient norm; 0 for no clipping.
     """
 
-    name: Literal["adam", "sgd"] = "adam"
+    name: Literal["adam", "sgd", "clipup"] = "adam"
     lr: Positive = 5e-4
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     weight_decay: NonNegative = 0.0
     milestones: tuple[NonNegative, ...] = ()
     factor: Positive = 0.2
     clip_norm: NonNegative = 10.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Optimizer:
+        if self.name == "clipup" and self.weight_decay > 0:
+            raise ValueError("clipup has no weight_decay; leave it out, or use adam or sgd")
+        return self
+
+
+class Average(_Section):
+    """An average of the weights on the way, that the run then ends with; its batch statistics are computed anew.
+
+    Attributes:
+        kind: ``swa``, the mean of all that are taken, or ``ema``, an exponential average.
+        begin: epoch from which on they are taken.
+        every: steps from one to the next.
+        decay: share of the exponential average that stays.
+    """
+
+    kind: Literal["none", "swa", "ema"] = "none"
+    begin: NonNegative = 0.0
+    every: Count = 1
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
 
 
 class Train(_Section):
     """Length, penalties and how it is computed.
 
     Attributes:
+        accumulate: pieces that the loss of a batch is computed in, one after the other, in the memory of one; batch
+            statistics are those of the whole batch.
+        precise_bn: recompute the statistics of batch normalisation over the training split after every epoch.
+        select: end with the weights of the ``last`` epoch, or of the ``best``: of smallest loss on the validation
+            split, at the test radius, of the epochs after the ramp.
+        label_smoothing: of the losses at points, natural and adversarial; those of bounds have none.
         l1: weight of the L1 norm of the kernels.
         shi: weight of the regularisers of Shi et al. during the ramp.
         shi_tolerance: their threshold.
         compile: compile the losses of a step with torch.compile, which takes up to a minute at the start.
         matmul_precision: of float32 products: ``highest`` is float32, ``high`` allows TF32, ``medium`` bfloat16, where
             the device has them. Certificates never use less than float32.
+        diagnose_every: steps between two looks at what a step does (the estimate's cosine with the plain gradient, the
+            share of jumps in the loss's change, noise against weights), which cost about 10 gradients; 0 for none.
     """
 
     epochs: Count
     batch_size: Count = 128
+    accumulate: Count = 1
+    precise_bn: bool = False
+    select: Literal["last", "best"] = "last"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     l1: NonNegative = 0.0
     shi: NonNegative = 0.0
     shi_tolerance: Positive = 0.5
     compile: bool = False
     matmul_precision: Precision = "highest"
+    diagnose_every: Annotated[int, Field(ge=0)] = 0
 
 
 class RunConfig(_Section):
@@ -236,7 +292,19 @@ class RunConfig(_Section):
     smoother: Smoother = Smoother()
     eps: Eps
     optimizer: Optimizer = Optimizer()
+    average: Average = Average()
     train: Train
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunConfig:
+        if self.train.select == "best" and self.data.validation == 0:
+            raise ValueError("train.select = 'best' selects on the validation split; set data.validation > 0")
+        if self.average.kind != "none" and self.average.begin >= self.train.epochs:
+            raise ValueError(
+                f"average.begin = {self.average.begin:g} lies after the last of {self.train.epochs} epochs; no weights "
+                "would be averaged"
+            )
+        return self
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
@@ -261,6 +329,8 @@ def _sentences(problem: Any) -> list[str]:
         return [f"{key}: there is no such setting." + (f" Did you mean {close[0]!r}?" if close else "")]
     if problem["type"] == "missing":
         return [f"{key}: is required."]
+    if not key:  # of several sections together
+        return [f"{problem['msg'].removeprefix('Value error, ')}."]
     given = problem["input"]
     shown = "" if isinstance(given, Mapping | BaseModel) or cause is not None else f" (got {given!r})"
     return [f"{key}: {problem['msg'].removeprefix('Value error, ').removesuffix('.')}{shown}."]

@@ -51,7 +51,7 @@ def plan(source: ConfigSource, *, overrides: Iterable[str] = (), data_dir: Path 
             return plan_of(config, build_job(config, plugins, data_dir=local_root(data_dir)))
         except MissingDataError:
             samples = _random_images(plugins.dataset, config.train.batch_size)
-        images, held_out = _split(config)
+        images, held_out = split_sizes(config)
         some = config.model_copy(update={"data": config.data.model_copy(update={"train": None, "validation": 0.0})})
         job = build_job(some, plugins, data_dir=None, samples=samples)
         return calibration.plan(job, _budget(config), images=images, validation=held_out)
@@ -92,7 +92,7 @@ def _random_images(dataset: Dataset, count: int) -> Samples:
     return Samples(images, torch.randint(dataset.num_classes, (count,), generator=generator))
 
 
-def _split(config: RunConfig) -> tuple[int | None, int]:
+def split_sizes(config: RunConfig) -> tuple[int | None, int]:
     """How many images are trained on and how many are held out, as far as the settings say."""
     if config.data.train is None:
         return None, 0

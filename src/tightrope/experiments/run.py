@@ -26,7 +26,7 @@ from tightrope.records.folder import RunFolder
 from tightrope.records.run import BackOff, Environment, EpochRecord, Plan, RunRecord, read_epochs, write_epochs
 from tightrope.runtime.memory import keep_freed_memory
 from tightrope.smoothers._population import Population
-from tightrope.training.events import Watcher
+from tightrope.training.events import Silent, Watcher
 from tightrope.training.loop import Job, train
 from tightrope.training.state import State, load_tensors, save_tensors
 
@@ -140,13 +140,14 @@ def execute(
         InputError: the folder holds a run and ``resume`` is not set.
         CheckpointError: the checkpoint is damaged, or of another run.
         OutOfMemoryError: chunks are to be planned, and not even one pair fits; or the GPU's memory ran out.
-        KeyboardInterrupt, NumericalError, OSError: from training; the folder can be resumed.
+        KeyboardInterrupt, NumericalError, RankLostError, OSError: from training; the folder can be resumed.
     """
     folder = RunFolder(out)
     previous = RunRecord.read(folder.record) if folder.record.is_file() else None
     _check_folder(folder, previous, config, resume)
     if previous is not None and previous.status == "finished":
         return Run(folder, previous)
+    _together(job)
     threads = previous.environment.threads if previous else config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -154,6 +155,8 @@ def execute(
     plan = previous.plan if previous else _plan(config, job)
     if plan is not None and plan.chunk is not None:
         state.chunk = plan.chunk
+    if job.ranks.rank > 0:
+        return _follow(folder, job, state, mark, resume=previous is not None)
     if previous is None:  # the record comes last: with it the folder is a run that can be resumed
         write_atomic(folder.config, config_toml(config))
         write_json(folder.network, to_json(job.network))
@@ -190,8 +193,9 @@ def _train(
 
     def close(status: str, message: str = "", sha256: str = "") -> RunRecord:
         final = epochs[-1] if epochs else None
-        facts = {"status": status, "message": message, "weights_sha256": sha256, "final": final}
-        closed = record.model_copy(update={**facts, "seconds": round(state.seconds, 3)})
+        facts: dict[str, Any] = {"status": status, "message": message, "weights_sha256": sha256, "final": final}
+        facts |= {"selected": state.kept_epoch if job.select else None, "seconds": round(state.seconds, 3)}
+        closed = record.model_copy(update=facts)
         closed.write(folder.record)
         return closed
 
@@ -204,8 +208,28 @@ def _train(
     except Exception as error:
         close("failed", str(error))
         raise
-    sha256 = save_tensors(folder.weights, state.params, {"run": mark})
-    return Run(folder, close("finished", sha256=sha256))
+    sha256 = save_tensors(folder.weights, state.final, {"run": mark})
+    run = Run(folder, close("finished", sha256=sha256))
+    _together(job)
+    return run
+
+
+def _follow(folder: RunFolder, job: Job, state: State, mark: str, *, resume: bool) -> Run:
+    """What every process but the first does: it trains too, and writes nothing."""
+    if resume:
+        state.restore(folder.checkpoint, mark)
+
+    def ignore(_: object) -> None:
+        pass
+
+    train(job, state, checkpoint=ignore, finish_epoch=ignore, back_off=ignore, watcher=Silent())
+    _together(job)
+    return load(folder.path)
+
+
+def _together(job: Job) -> None:
+    """Wait until every process is here: nobody reads what the first has not written, or writes what others read."""
+    job.ranks.sum({"here": torch.zeros(())})
 
 
 def _check_folder(folder: RunFolder, previous: RunRecord | None, config: RunConfig, resume: bool) -> None:

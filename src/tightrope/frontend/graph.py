@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tightrope.core import registry
+from tightrope.core.bounds import Params
 from tightrope.core.network import INPUT, Network, Node
 from tightrope.core.op import Op
 from tightrope.errors import CorruptDataError, TightropeError
+from tightrope.records.certificate import Model
 
 
 class _NodeRecord(BaseModel):
@@ -59,6 +61,27 @@ def from_json(value: Any) -> Network:
     if len(network.shapes[network.output]) != 1 or any(size < 1 for shape in network.shapes.values() for size in shape):
         raise CorruptDataError("Not a network graph: the output is not a vector, or a shape is empty.")
     return network
+
+
+def canonical(network: Network, params: Params, source: tuple[str, str] | None = None) -> Model:
+    """The graph and the weights that it uses, in the form that certificates refer to.
+
+    Args:
+        network: the graph.
+        params: weights by name, of any device; float32 and float64 are kept as they are.
+        source: name and SHA-256 of the file that they came from.
+
+    Example:
+        >>> import tightrope as tr, torch
+        >>> model = canonical(*tr.from_module(torch.nn.Linear(2, 3), (2,)))
+        >>> [node["shape"] for node in model.graph["nodes"]], sorted(model.weights)
+        ([[3]], ['bias', 'weight'])
+    """
+    graph = to_json(network)
+    nodes = [{**node, "shape": list(network.shapes[node["name"]])} for node in graph["nodes"]]
+    used = {key for node in network.nodes for key in vars(node.op).values() if isinstance(key, str)}
+    weights = {name: params[name].detach().numpy(force=True) for name in sorted(used)}
+    return Model({"input_shape": graph["input_shape"], "nodes": nodes, "source": source and list(source)}, weights)
 
 
 def _node_record(node: Node) -> _NodeRecord:

@@ -16,7 +16,8 @@ from tightrope.core.protocols import Batch, LossFn, Relaxation
 from tightrope.core.spec import Spec, check_spec, margin_spec
 from tightrope.errors import InputError
 from tightrope.methods._fusion import check_fusible, fused_cross_entropy
-from tightrope.methods._terms import check_weight, margin_term, mix, natural_term
+from tightrope.methods._terms import check_weight, cross_entropy, holds, margin_term, mix, natural_term, term
+from tightrope.relaxations.ibp import Ibp
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,30 @@ class Certified:
         robust_weight: w.
         fused: bound the loss by one row instead of every margin by its own, see :mod:`tightrope.methods._fusion`: for
             many classes most of the cost of CROWN-IBP.
+        towards_ibp: along the ramp of eps, move from the relaxation's margins to those of IBP: beta of the former and
+            1 - beta of the latter, where beta is the rest of the ramp; from its end on IBP alone. Fused, the two
+            bounds of the loss are mixed instead. Still an upper bound.
 
-    Source: Wong and Kolter 2018 (arXiv 1711.00851), theorem 2; Gowal et al. 2018 (arXiv 1810.12715), equation 9.
+    Source: Wong and Kolter 2018 (arXiv 1711.00851), theorem 2; Gowal et al. 2018 (arXiv 1810.12715), equation 9;
+    beta: Zhang et al. 2020 (arXiv 1906.06316), its training objective; fusion: Xu et al. 2020 (arXiv 2002.12920),
+    section 3.3.
     """
 
     relaxation: Relaxation
     robust_weight: float = 1.0
     fused: bool = False
+    towards_ibp: bool = False
 
     robust: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self.robust_weight)
 
-    def draws(self, batch: Batch, eps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """None: the loss is deterministic."""
-        return {}
+    def draws(
+        self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Nothing random: beta, where the loss moves towards intervals and has not arrived there."""
+        return {"beta": batch.x.new_full((), fading)} if self.towards_ibp and fading > 0 else {}
 
     def loss(
         self, network: Network, params: Params, batch: Batch, eps: Tensor, draws: Mapping[str, Tensor]
@@ -53,8 +62,25 @@ class Certified:
         """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
         natural, metrics = natural_term(network, params, batch)
         box = ball(batch.x, eps)
-        robust, more = _robust_term(network, params, box, batch, self.relaxation, "surrogate", self.fused)
+        if self.towards_ibp:
+            robust, more = self._on_the_way(network, params, box, batch, draws)
+        else:
+            robust, more = _robust_term(network, params, box, batch, self.relaxation, "surrogate", self.fused)
         return mix(self.robust_weight, natural, robust), metrics | more
+
+    def _on_the_way(
+        self, network: Network, params: Params, box: Box, batch: Batch, draws: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        loose = Ibp().bounds(network, params, box, batch.spec).margins
+        if "beta" not in draws:
+            return margin_term(loose, batch, "surrogate")
+        beta = draws["beta"]
+        if not self.fused:
+            tight = self.relaxation.bounds(network, params, box, batch.spec).margins
+            return margin_term(beta * tight + (1.0 - beta) * loose, batch, "surrogate")
+        losses, certified = fused_cross_entropy(network, params, box, batch.spec, self.relaxation)
+        mixed = beta * losses + (1.0 - beta) * cross_entropy(loose, batch)
+        return term(mixed, torch.maximum(certified.to(mixed.dtype), holds(loose, batch)), "surrogate")
 
 
 def _robust_term(
@@ -63,8 +89,7 @@ def _robust_term(
     if not fused:
         return margin_term(relaxation.bounds(network, params, box, batch.spec).margins, batch, name)
     losses, certified = fused_cross_entropy(network, params, box, batch.spec, relaxation)
-    loss = losses.mean()
-    return loss, {f"{name}_loss": loss.detach(), f"{name}_accuracy": certified.to(loss.dtype).mean()}
+    return term(losses, certified.to(losses.dtype), name)
 
 
 def certified_loss(

@@ -13,8 +13,7 @@ from tightrope.core.bounds import Metrics, Params
 from tightrope.core.box import ball
 from tightrope.core.network import Network
 from tightrope.core.protocols import Attack, Batch
-from tightrope.core.spec import evaluate
-from tightrope.methods._terms import check_weight, margin_term, mix, natural_term
+from tightrope.methods._terms import check_weight, mix, natural_term, point_term, rows_at
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class PgdTraining:
     The attack is recomputed at the params that the loss is evaluated at, and is a constant to the gradient.
 
     Args:
-        attack: what looks for adversarial inputs.
+        attack: what looks for adversarial inputs: loss (cross-entropy or margin), steps, restarts and step sizes are
+            its options.
         robust_weight: w.
 
     Source: Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
@@ -38,7 +38,9 @@ class PgdTraining:
     def __post_init__(self) -> None:
         check_weight(self.robust_weight)
 
-    def draws(self, batch: Batch, eps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def draws(
+        self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
+    ) -> dict[str, Tensor]:
         """The attack's start noise."""
         return {"start": self.attack.noise(ball(batch.x, eps), generator)}
 
@@ -48,5 +50,5 @@ class PgdTraining:
         """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
         natural, metrics = natural_term(network, params, batch)
         worst = self.attack.perturb(network, params, ball(batch.x, eps), batch.spec, draws["start"])
-        robust, more = margin_term(evaluate(batch.spec, network(params, worst)), batch, "surrogate")
+        robust, more = point_term(rows_at(network, params, batch, worst), batch, "surrogate")
         return mix(self.robust_weight, natural, robust), metrics | more

@@ -21,7 +21,9 @@ class Standard:
 
     robust: ClassVar[bool] = False
 
-    def draws(self, batch: Batch, eps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def draws(
+        self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
+    ) -> dict[str, Tensor]:
         """None."""
         return {}
 

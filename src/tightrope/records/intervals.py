@@ -1,9 +1,12 @@
-"""Confidence intervals of a share."""
+"""Confidence intervals of a share, and of a mean difference."""
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, stdev
+
+from scipy import stats
 
 from tightrope.errors import InputError
 
@@ -41,3 +44,30 @@ def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float,
     # At the ends the formula gives 0 and 1 exactly; floating point does not.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     return low, 1.0 if successes == count else min(1.0, centre + half)
+
+
+def paired(differences: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of paired differences, one a seed.
+
+    Args:
+        differences: at least one; with a single one nothing is known, and the interval is everything.
+        confidence: in (0, 1).
+
+    Raises:
+        InputError: no differences, or a confidence out of range.
+
+    Source: Student 1908, "The probable error of a mean".
+
+    Example:
+        >>> low, high = paired([1.0, 2.0, 3.0])
+        >>> round(low, 3), round(high, 3)
+        (-0.484, 4.484)
+    """
+    count = len(differences)
+    if count == 0 or not 0.0 < confidence < 1.0:
+        raise InputError(f"An interval needs differences and 0 < confidence < 1, got {count} and {confidence}.")
+    if count == 1:
+        return -math.inf, math.inf
+    half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * stdev(differences) / math.sqrt(count)
+    centre = fmean(differences)
+    return centre - half, centre + half

@@ -53,6 +53,7 @@ class EpochRecord(_Record):
         epoch: counted from 1.
         seconds: of training since the run began, pauses left out.
         eps: training radius at the end of the epoch, input units.
+        evaluations: losses of a mini-batch evaluated since the run began, over all processes.
     """
 
     epoch: int
@@ -63,6 +64,7 @@ class EpochRecord(_Record):
     std: float
     train: dict[str, Number]
     validation: dict[str, Number]
+    evaluations: int = 0
 
 
 class Trial(_Record):
@@ -147,6 +149,7 @@ class RunRecord(_Record):
         events: what happened on the way.
         weights_sha256: of the final weights; empty until finished.
         final: the last epoch's record.
+        selected: the epoch whose weights the run ended with, where they were selected on the validation split.
     """
 
     schema_version: Literal[1] = 1
@@ -164,6 +167,7 @@ class RunRecord(_Record):
     events: tuple[BackOff, ...] = ()
     weights_sha256: str = ""
     final: EpochRecord | None = None
+    selected: int | None = None
     message: str = ""
 
     def write(self, path: Path) -> None:

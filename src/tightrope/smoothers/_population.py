@@ -1,30 +1,31 @@
-"""Everything the smoothers share: checked std, members of a population, averages over them."""
+"""Everything the smoothers share: checked std, noise of pairs, members of a population, sums over pairs and ranks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.compiled import at_members
-from tightrope.core.noise import weight_noise
-from tightrope.core.protocols import LossFn, Smoother, Std
+from tightrope.core.noise import derive_seed, weight_noise
+from tightrope.core.protocols import Losses, LossFn, Smoother, Std
+from tightrope.core.ranks import Ranks
 from tightrope.errors import InputError
 
 Chunk = int | Literal["auto"]
 """Pairs evaluated at once; ``auto``: as many as training finds fastest within its memory, one elsewhere."""
 
-_VALUE = "\0value"  # a key that no metric has
+_VALUE, _KEPT, _METRIC = "value", "kept", "metric/"  # keys of Totals; a gradient's are "grad/" and the tensor's name
 
 
 @runtime_checkable
 class Population(Protocol):
-    """A smoother that evaluates antithetic pairs, some of them at once."""
+    """A smoother that evaluates pairs of members, some of them at once."""
 
     @property
     def pairs(self) -> int: ...
@@ -74,15 +75,122 @@ def check_counts(**counts: int) -> None:
             raise InputError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
-def shifted(params: Params, noise: Params, sign: float = 1.0) -> dict[str, Tensor]:
-    """A new mapping with ``params + sign * noise``; tensors without noise are shared."""
-    return {name: value.add(noise[name], alpha=sign) if name in noise else value for name, value in params.items()}
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is not among the choices."""
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+# ------------------------------------------------------------------------------------------------ noise
+
+
+class Half(NamedTuple):
+    """One member of each of some pairs: its noise, (pairs, *shape) by name, and the sign that it is added with."""
+
+    noise: dict[str, Tensor]
+    sign: float
+
+
+@dataclass
+class Draws:
+    """The noise of one step: a function of the seed and the index of a pair.
+
+    Args:
+        params: for shapes, dtypes and devices.
+        std: by name.
+        antithetic: the members of a pair are z and -z; otherwise two independent draws.
+        orthogonal: pairs in blocks of so many orthogonal directions; 1 for independent ones.
+
+    Raises:
+        InputError: more orthogonal directions than weights.
+    """
+
+    params: Params
+    std: Mapping[str, float]
+    seed: int
+    antithetic: bool = True
+    orthogonal: int = 1
+    _blocks: dict[int, tuple[int, dict[str, Tensor]]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        weights = sum(self.params[name].numel() for name, scale in self.std.items() if scale > 0)
+        if self.orthogonal > weights:
+            raise InputError(f"There are no {self.orthogonal} orthogonal directions of {weights} weights.")
+
+    def halves(self, indices: Sequence[int]) -> tuple[Half, Half]:
+        """The two members of each of these pairs."""
+        first = self._noise(self.seed, indices)
+        if self.antithetic:
+            return Half(first, 1.0), Half(first, -1.0)
+        return Half(first, 1.0), Half(self._noise(derive_seed(self.seed, "second"), indices), 1.0)
+
+    def _noise(self, seed: int, indices: Sequence[int]) -> dict[str, Tensor]:
+        if self.orthogonal == 1:
+            return stacked_noise(self.params, self.std, seed, indices)
+        places = [divmod(index, self.orthogonal) for index in indices]
+        each = [{name: z[row] for name, z in self._block(seed, block).items()} for block, row in places]
+        return _stack(each)
+
+    def _block(self, seed: int, block: int) -> dict[str, Tensor]:
+        """One block of orthogonal directions; the last one of each seed is kept, as its pairs follow each other."""
+        if seed not in self._blocks or self._blocks[seed][0] != block:
+            indices = range(block * self.orthogonal, (block + 1) * self.orthogonal)
+            noise = stacked_noise(self.params, self.std, seed, indices)
+            self._blocks[seed] = block, orthogonalised(noise, self.std)
+        return self._blocks[seed][1]
 
 
 def stacked_noise(params: Params, std: Mapping[str, float], seed: int, indices: Sequence[int]) -> dict[str, Tensor]:
     """Noise of several pairs, each tensor (pairs, *shape)."""
-    each = [weight_noise(params, std, seed, index) for index in indices]
+    return _stack([weight_noise(params, std, seed, index) for index in indices])
+
+
+def orthogonalised(noise: Mapping[str, Tensor], std: Mapping[str, float]) -> dict[str, Tensor]:
+    """Gram-Schmidt over the pairs, in units of the std, each direction with the length that it had.
+
+    Every row alone is standard normal still, since lengths and directions of normal vectors are independent. With the
+    Gram matrix G = C C^T of the rows Z, the orthonormal rows are C^-1 Z.
+    """
+    rows = {name: z.flatten(1).double() / std[name] for name, z in noise.items()}
+    gram = torch.stack([row @ row.T for row in rows.values()]).sum(dim=0)
+    lengths = gram.diagonal().sqrt().diag()
+    mix = lengths @ torch.linalg.inv(torch.linalg.cholesky(gram))
+    return {
+        name: (mix @ row * std[name]).to(noise[name].dtype).reshape(noise[name].shape) for name, row in rows.items()
+    }
+
+
+def _stack(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([noise[name] for noise in each]) for name in each[0]}
+
+
+# ---------------------------------------------------------------------------------------------- members
+
+
+def losses_of(loss: Losses) -> Sequence[LossFn]:
+    """The losses over which pairs are spread; one, if all see the same."""
+    return (loss,) if callable(loss) else loss
+
+
+def pieces(loss: Losses, pairs: int, chunk: Chunk, ranks: Ranks) -> Iterator[tuple[LossFn, list[int]]]:
+    """This process's pairs by their index over all, at most ``chunk`` together; pair i has loss number i mod their
+    count.
+
+    Raises:
+        InputError: fewer pairs than processes.
+    """
+    if pairs < ranks.size:
+        raise InputError(f"{pairs} pairs cannot be shared by {ranks.size} processes; use more pairs, or fewer of them.")
+    losses, size = losses_of(loss), at_once(chunk)
+    for part, each in enumerate(losses):
+        own = [index for index in ranks.share(pairs) if index % len(losses) == part]
+        for start in range(0, len(own), size):
+            yield each, own[start : start + size]
+
+
+def shifted(params: Params, noise: Params, sign: float = 1.0) -> dict[str, Tensor]:
+    """A new mapping with ``params + sign * noise``; tensors without noise are shared."""
+    return {name: value.add(noise[name], alpha=sign) if name in noise else value for name, value in params.items()}
 
 
 def evaluate_members(
@@ -101,29 +209,134 @@ def evaluate_members(
     return at_members(loss, perturbed, {name: value for name, value in params.items() if name not in noise})
 
 
-class Averages:
-    """Running means over members of the loss and of what it reports."""
+def evaluate_pairs(loss: LossFn, params: Params, halves: tuple[Half, Half], totals: Totals) -> tuple[Tensor, Tensor]:
+    """Losses of pairs, (2, pairs), and which pairs to keep, (pairs,): those whose losses are finite.
 
-    def __init__(self) -> None:
+    The losses of the others are 0 here, and are counted.
+    """
+    found = [evaluate_members(loss, params, half.noise, half.sign) for half in halves]
+    values = torch.stack([value.detach() for value, _ in found])
+    keep = torch.isfinite(values).all(dim=0)
+    totals.add_pairs(values, [metrics for _, metrics in found], keep)
+    return torch.where(keep, values, 0.0), keep
+
+
+def differentiate_pairs(
+    loss: LossFn, params: Params, trainable: Sequence[str], halves: tuple[Half, Half], totals: Totals
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """As :func:`evaluate_pairs`, and the mean gradient of the two members of each pair, (pairs, *shape) by name.
+
+    Differentiated is the sum over members, outside vmap, with respect to their noise. Pairs with a gradient that is
+    not finite are dropped too.
+    """
+    values, metrics, grads = zip(*(_differentiate(loss, params, trainable, half) for half in halves), strict=True)
+    losses = torch.stack(values)
+    mean = {name: (grads[0][name] + grads[1][name]) / 2 for name in trainable}
+    finite = [torch.isfinite(grad.flatten(1)).all(dim=1) for grad in mean.values()]
+    keep = torch.stack([*finite, *torch.isfinite(losses)]).all(dim=0)
+    totals.add_pairs(losses, list(metrics), keep)
+    kept = {name: torch.where(per_pair(keep, grad), grad, 0.0) for name, grad in mean.items()}
+    return torch.where(keep, losses, 0.0), keep, kept
+
+
+def _differentiate(
+    loss: LossFn, params: Params, trainable: Sequence[str], half: Half
+) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
+    members = next(iter(half.noise.values())).shape[0]
+    still = {name: params[name].new_zeros(members, *params[name].shape) for name in trainable if name not in half.noise}
+    leaves = {name: z.detach().requires_grad_() for name, z in {**half.noise, **still}.items()}
+    values, metrics = evaluate_members(loss, params, leaves, half.sign)
+    grads = torch.autograd.grad(values.sum(), list(leaves.values()), materialize_grads=True)
+    return values.detach(), metrics, {name: half.sign * grad for name, grad in zip(leaves, grads, strict=True)}
+
+
+def per_pair(values: Tensor, like: Tensor) -> Tensor:
+    """(pairs,) as (pairs, 1, ...), to go with a tensor (pairs, *shape)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def dots(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
+    """Inner products pair by pair over all tensors, (pairs,); a tensor (1, *shape) goes with every pair."""
+    products = [torch.linalg.vecdot(one[name].flatten(1), other[name].flatten(1)) for name in one]
+    return torch.stack(products).sum(dim=0)
+
+
+# ------------------------------------------------------------------------------------------------- sums
+
+
+class Totals:
+    """Sums over the kept pairs of one step: of this process, and after :meth:`reduce` of all."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._sums: dict[str, Tensor] = {}
-        self._members = 0
 
-    def add(self, values: Tensor, metrics: Mapping[str, Tensor]) -> None:
-        """Take in losses and metrics of (members,)."""
-        self._members += values.shape[0]
-        for name, each in {**metrics, _VALUE: values}.items():
-            total = each.detach().sum()
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
+    def add(self, name: str, value: Tensor) -> None:
+        """Add to a sum. The first value becomes the sum, so it must be nobody else's."""
+        if name in self._sums:
+            self._sums[name].add_(value)
+        else:
+            self._sums[name] = value
+
+    def add_pairs(self, values: Tensor, metrics: Sequence[Mapping[str, Tensor]], keep: Tensor) -> None:
+        """Take in losses (2, pairs), what they report, and which pairs count."""
+        self.add(_KEPT, keep.sum())
+        self.add(_VALUE, torch.where(keep, values, 0.0).sum() / 2)
+        for each in metrics:
+            for name, metric in each.items():
+                self.add(_METRIC + name, torch.where(keep, metric.detach(), 0.0).sum() / 2)
+
+    def add_samples(self, weights: Tensor, each: Mapping[str, Tensor], std: Mapping[str, float] | None = None) -> None:
+        """Add the samples ``weights[i] each[i]``, by default of noise in units of its std, to the gradient.
+
+        Noise is sigma z and its sample z / sigma: hence the square.
+        """
+        lengths = []
+        for name, z in each.items():
+            scale = 1.0 if std is None else std[name] ** -2
+            self.add(f"grad/{name}", torch.tensordot((scale * weights).to(z.dtype), z, dims=1))
+            lengths.append(scale * torch.linalg.vector_norm(z.flatten(1), dim=1))
+        self.add("power", (weights * torch.stack(lengths).norm(dim=0)).square().sum())
+
+    def reduce(self) -> None:
+        """From the sums of this process to those of all; once."""
+        self._sums = self._ranks.sum(self._sums)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._sums[name]
+
+    def has(self, name: str) -> bool:
+        """Whether anything was added under that name."""
+        return name in self._sums
+
+    @property
+    def kept(self) -> Tensor:
+        """Pairs that count."""
+        return self._sums[_KEPT]
 
     def value(self) -> Tensor:
         """The mean loss."""
-        return self._sums[_VALUE] / self._members
+        return self._sums[_VALUE] / self.kept
 
-    def metrics(self) -> Metrics:
-        """The mean of every metric."""
-        return {name: total / self._members for name, total in self._sums.items() if name != _VALUE}
+    def grad(self, params: Params, trainable: Sequence[str], count: Tensor) -> dict[str, Tensor]:
+        """The sum of gradients over ``count``; 0 where there is none."""
+        zeros = {name: torch.zeros_like(params[name]) for name in trainable}
+        return {name: self._sums.get(f"grad/{name}", zero) / count for name, zero in zeros.items()}
+
+    def metrics(self, pairs: int) -> Metrics:
+        """The mean of every metric, and the share of the pairs that was dropped."""
+        means = {k.removeprefix(_METRIC): v / self.kept for k, v in self._sums.items() if k.startswith(_METRIC)}
+        return {**means, "dropped": 1.0 - self.kept / pairs}
 
 
-def chunks(count: int, size: int) -> list[range]:
-    """``range(count)`` in consecutive pieces of at most ``size``."""
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+def variance_metrics(grad: Mapping[str, Tensor], power: Tensor, samples: Tensor) -> Metrics:
+    """The squared norm of a mean of samples, and an estimate of its variance.
+
+    Args:
+        grad: the mean.
+        power: the sum of the samples' squared norms.
+        samples: how many; without two of them the variance is reported as 0.
+    """
+    norm = torch.stack([torch.linalg.vector_norm(each).double() for each in grad.values()]).square().sum()
+    spread = (power.double() - samples * norm).clamp(min=0.0)
+    return {"grad_power": norm, "grad_variance": spread / (samples * (samples - 1)).clamp(min=1)}

@@ -8,7 +8,9 @@ from typing import ClassVar
 import torch
 
 from tightrope.core.bounds import Params
-from tightrope.core.protocols import GradEstimate, LossFn, SmootherState, Std
+from tightrope.core.protocols import GradEstimate, Losses, SmootherState, Std
+from tightrope.core.ranks import ALONE, Ranks
+from tightrope.smoothers._population import losses_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,12 @@ class Unsmoothed:
 
     needs_gradient: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = False
+    shares_pairs: ClassVar[bool] = False
+
+    @property
+    def evaluations(self) -> int:
+        """Losses evaluated, and differentiated, per step."""
+        return 1
 
     def init(self, params: Params, trainable: tuple[str, ...]) -> SmootherState:
         """See :meth:`tightrope.core.protocols.Smoother.init`."""
@@ -32,20 +40,20 @@ class Unsmoothed:
 
     def estimate(
         self,
-        loss: LossFn,
+        loss: Losses,
         params: Params,
         state: SmootherState,
         *,
         std: Std = 0.0,
         generator: torch.Generator | None = None,
+        ranks: Ranks = ALONE,
     ) -> GradEstimate:
         """See :meth:`tightrope.core.protocols.Smoother.estimate`."""
         leaves = {name: params[name].detach().requires_grad_() for name in state.trainable}
-        value, metrics = loss({**params, **leaves})
+        losses = losses_of(loss)
+        found = [each({**params, **leaves}) for each in losses]
+        value = torch.stack([each for each, _ in found]).mean()
         grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        return GradEstimate(
-            value.detach(),
-            dict(zip(leaves, grads, strict=True)),
-            {name: metric.detach() for name, metric in metrics.items()},
-            state,
-        )
+        means = {name: torch.stack([metrics[name] for _, metrics in found]).detach() for name in found[0][1]}
+        metrics = {name: each.mean() if len(losses) > 1 else each[0] for name, each in means.items()}
+        return GradEstimate(value.detach(), dict(zip(leaves, grads, strict=True)), metrics, state)

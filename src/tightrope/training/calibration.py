@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 
+from tightrope.core.ranks import ALONE
 from tightrope.data._loader import Samples, subset
 from tightrope.records.run import Plan, Trial
 from tightrope.runtime.memory import peak_memory, return_freed_memory
@@ -82,7 +83,8 @@ def wake(job: Job, chunk: int) -> None:
 def rehearsed(job: Job, batch: int, pairs: int, chunk: int) -> Job:
     """The job with another batch and population, and a learning rate of 0; eager, as every size would compile anew."""
     smoother = resized(job.smoother, pairs, chunk) if isinstance(job.smoother, Population) else job.smoother
-    return replace(job, batch_size=batch, smoother=smoother, lr=Constant(0.0), backend=None)
+    still = replace(job, batch_size=batch, smoother=smoother, lr=Constant(0.0), backend=None)
+    return replace(still, parts=min(job.parts, pairs), diagnose_every=0, ranks=ALONE)
 
 
 def measured(job: Job, batch: int, pairs: int, chunk: int) -> Trial:

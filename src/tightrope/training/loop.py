@@ -6,7 +6,7 @@ import math
 import operator
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -18,17 +18,22 @@ from tightrope.core.compiled import Backend, Compiled, StepLoss
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.precision import Precision, float32_products
-from tightrope.core.protocols import Batch, LossFn, Smoother, SmootherState, TrainingMethod
+from tightrope.core.protocols import Batch, GradEstimate, Losses, LossFn, Smoother, SmootherState, Std, TrainingMethod
+from tightrope.core.ranks import ALONE, Ranks
 from tightrope.core.spec import Spec
 from tightrope.data._loader import Samples, augment, epoch_order, part_of, take, to_unit
-from tightrope.errors import NumericalError, OutOfMemoryError
+from tightrope.errors import InputError, NumericalError, OutOfMemoryError, RankLostError
 from tightrope.methods._regularizers import Penalty
 from tightrope.records.run import BackOff, EpochRecord
 from tightrope.schedules import Schedule
 from tightrope.smoothers._population import Population, at_once, resized
 from tightrope.smoothers.none import Unsmoothed
+from tightrope.training import diagnostics
+from tightrope.training.accumulation import accumulated, pieces
+from tightrope.training.averaging import Averaging, exact_statistics, keep
 from tightrope.training.events import StepEvent, Watcher
 from tightrope.training.interrupt import DeferredInterrupt
+from tightrope.training.noise_policy import NoisePolicy, noise_norm
 from tightrope.training.state import Meter, State
 
 CHECKPOINT_SECONDS = 120.0
@@ -46,8 +51,18 @@ class Job:
         eps_test: radius of the validation surrogate.
         clip_norm: largest gradient norm; 0 for no clipping.
         flip, pad: augmentation by mirroring and by shifts of up to ``pad`` pixels.
+        accumulate: pieces that the loss of a batch is computed in, one after the other.
+        averaging: of the weights on the way; the run then ends with the average.
+        exact_statistics: recompute batch statistics over the training split after every epoch.
+        select: end with the epoch of smallest validation loss.
+        label_smoothing: of the losses at points.
         backend: of ``torch.compile``, which then compiles the losses of a step; None to run them as they are.
         precision: of float32 products.
+        noise: which tensors get noise, and in which units ``std`` is.
+        parts: disjoint parts of a mini-batch over which the members are spread, each with statistics of its own.
+        max_dropped: share of a step's pairs that may have a loss that is not finite; more stop the run.
+        diagnose_every: steps between two looks at what a step does; 0 for none.
+        ranks: the processes that train together. They share the pairs, or else the images, of every step.
     """
 
     network: Network
@@ -70,8 +85,18 @@ class Job:
     flip: bool
     pad: int
     seed: int
+    accumulate: int = 1
+    averaging: Averaging | None = None
+    exact_statistics: bool = False
+    select: bool = False
+    label_smoothing: float = 0.0
     backend: Backend | None = None
     precision: Precision = "highest"
+    noise: NoisePolicy = field(default_factory=NoisePolicy)
+    parts: int = 1
+    max_dropped: float = 0.25
+    diagnose_every: int = 0
+    ranks: Ranks = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,12 +108,25 @@ class Job:
         """Of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    def fading(self, radius: float) -> float:
+        """How much of the ramp is left at a radius: 1 at its start, 0 from its end on."""
+        return max(0.0, 1.0 - radius / self.eps_ramp_end) if self.eps_ramp_end > 0 else 0.0
+
     @cached_property
     def loss_at(self) -> Callable[..., LossFn]:
-        """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params."""
+        """``loss_at(batch, eps, draws)`` is the method's loss of a batch, with statistics recomputed at the params.
 
-        def loss(params: Params, batch: Batch, eps: Tensor, draws: Params) -> tuple[Tensor, Metrics]:
-            return self.method.loss(self.network, _calibrated(self.network, params, batch), batch, eps, draws)
+        ``draws`` are those of each of the pieces that the batch is divided in.
+        """
+
+        def loss(params: Params, batch: Batch, eps: Tensor, draws: tuple[Params, ...]) -> tuple[Tensor, Metrics]:
+            parts = pieces(batch, len(draws))
+
+            def of_piece(params: Params, piece: int) -> tuple[Tensor, Metrics]:
+                return self.method.loss(self.network, params, parts[piece], eps, draws[piece])
+
+            sizes = [part.x.shape[0] for part in parts]
+            return accumulated(of_piece, _calibrated(self.network, params, batch), sizes)
 
         return self._at_inputs(loss)
 
@@ -138,6 +176,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the current step.
         NumericalError: NaN or infinity in the gradient; the weights are those before that step.
         OutOfMemoryError: the GPU's memory ran out, one pair at a time; the weights are those before that step.
+        RankLostError: another process ended; the weights are those before that step.
     """
     last_event = last_checkpoint = clock = time.monotonic()
     with DeferredInterrupt() as interrupt, float32_products(job.precision):
@@ -145,7 +184,8 @@ def train(
             chunk = state.chunk
             try:
                 train_step(job, state)
-            except (NumericalError, OutOfMemoryError):
+                stop_all = job.ranks.size > 1 and _any(job.ranks, interrupt.requested)
+            except (NumericalError, OutOfMemoryError, RankLostError):
                 checkpoint(state)
                 raise
             now = time.monotonic()
@@ -161,10 +201,11 @@ def train(
             if now - last_event > EVENT_SECONDS or state.step == job.steps:
                 watcher.on_step(_event(job, state))
                 last_event = now
-            if interrupt.requested or now - last_checkpoint > CHECKPOINT_SECONDS:
+            stop = stop_all if job.ranks.size > 1 else interrupt.requested
+            if stop or now - last_checkpoint > CHECKPOINT_SECONDS:
                 checkpoint(state)
                 last_checkpoint = time.monotonic()
-            if interrupt.requested and state.step < job.steps:
+            if stop and state.step < job.steps:
                 raise KeyboardInterrupt
 
 
@@ -178,10 +219,17 @@ def train_step(job: Job, state: State) -> None:
     _update(job, state, found)
 
 
+def _any(ranks: Ranks, wanted: bool) -> bool:
+    """Whether any process wants something; all of them ask together."""
+    return bool(ranks.sum({"wanted": torch.tensor(float(wanted))})["wanted"] > 0)
+
+
 class _Found(NamedTuple):
     """What a step has computed before it changes anything."""
 
     batch: Batch
+    losses: Losses
+    std: Std
     grad: dict[str, Tensor]
     metrics: Metrics
     smoother: SmootherState
@@ -214,23 +262,124 @@ def _gradient(job: Job, state: State) -> _Found:
     batch = _batch(job, epoch, index, device, generator)
     radius = job.eps(position)
     eps = _radius(radius, device)
-    draws = job.method.draws(batch, eps, generator)
-    loss = job.loss_at(batch, eps, draws)
+    std = job.noise.std(job.std(position), job.network, state.params)
+    losses = _losses(job, state.step, batch, radius, generator)
+    estimate = _estimate(job, state, losses, batch.x.shape[0], std, generator)
+    grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
+    _add_penalty(job, state, batch, eps, radius, grad, metrics)
+    return _Found(batch, losses, std, grad, metrics, estimate.state)
+
+
+def _losses(job: Job, step: int, batch: Batch, radius: float, generator: torch.Generator) -> Losses:
+    """The loss of the images that this process sees, or of each of the parts over which members are spread.
+
+    Parts are equally large: the last few images of a mini-batch that does not divide are left out. Where processes
+    share the images, each draws for its own from a generator of its own, so that the common one stays common.
+    """
+    size = batch.x.shape[0]
+    if job.parts > 1:
+        length = max(1, size // job.parts)
+        ranges = [range(start, start + length) for start in range(0, length * min(job.parts, size), length)]
+    else:
+        ranges = [_own_images(job, size)]
+        if len(ranges[0]) < size:
+            generator = derived_generator(generator.device, job.seed, "images", step, job.ranks.rank)
+    parts = [batch if len(each) == size else _images(batch, each) for each in ranges]
+    losses = [_loss(job, part, radius, generator) for part in parts]
+    return losses if len(losses) > 1 else losses[0]
+
+
+def _loss(job: Job, batch: Batch, radius: float, generator: torch.Generator) -> LossFn:
+    eps, fading = _radius(radius, batch.x.device), job.fading(radius)
+    parts = pieces(batch, job.accumulate)
+    draws = tuple(job.method.draws(job.network, part, eps, generator, fading=fading) for part in parts)
+    return job.loss_at(batch, eps, draws)
+
+
+def _own_images(job: Job, size: int) -> range:
+    """All, unless the processes share the images and there are enough of them."""
+    shared = not job.smoother.shares_pairs and size >= job.ranks.size
+    return job.ranks.share(size) if shared else range(size)
+
+
+def _images(batch: Batch, chosen: range) -> Batch:
+    own = slice(chosen.start, chosen.stop)
+    spec = batch.spec._replace(matrix=batch.spec.matrix[own], offset=batch.spec.offset[own])
+    return Batch(batch.x[own], spec)
+
+
+def _estimate(job: Job, state: State, losses: Losses, size: int, std: Std, generator: torch.Generator) -> GradEstimate:
+    """The smoother's estimate over all processes, which get the same."""
     smoother = job.smoother
     if isinstance(smoother, Population) and state.chunk is not None:
         smoother = resized(smoother, smoother.pairs, state.chunk)
-    estimate = smoother.estimate(loss, state.params, state.smoother, std=job.std(position), generator=generator)
-    grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
-    _add_penalty(job, state, batch, eps, radius, grad, metrics)
-    return _Found(batch, grad, metrics, estimate.state)
+    ranks = job.ranks if smoother.shares_pairs else ALONE
+    estimate = smoother.estimate(losses, state.params, state.smoother, std=std, generator=generator, ranks=ranks)
+    if job.ranks.size == 1 or smoother.shares_pairs or job.parts > 1:
+        return estimate
+    share = len(_own_images(job, size)) / size
+    return _averaged(estimate, share if share < 1 else 1.0 / job.ranks.size, job.ranks)
+
+
+def _averaged(estimate: GradEstimate, share: float, ranks: Ranks) -> GradEstimate:
+    """The mean over the images of all processes. What is known of its noise is that of the parts, and is left out."""
+    kept = {name: value for name, value in estimate.metrics.items() if name not in ("grad_power", "grad_variance")}
+    own = {"value": estimate.value, **_prefixed("grad/", estimate.grad), **_prefixed("metric/", kept)}
+    sums = ranks.sum({name: value * share for name, value in own.items()})
+    grad = {name: sums[f"grad/{name}"] for name in estimate.grad}
+    return GradEstimate(sums["value"], grad, {name: sums[f"metric/{name}"] for name in kept}, estimate.state)
+
+
+def _prefixed(prefix: str, values: Params) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in values.items()}
 
 
 def _update(job: Job, state: State, found: _Found) -> None:
+    before = _copied(state.params) if _diagnosed(job, state) else None
     _update_statistics(job.network, state.params, found.batch)
-    norm = _descend(job, state, found.grad, job.lr(state.step / job.steps_per_epoch))
+    norm = _descend(job, state, found, job.lr(state.step / job.steps_per_epoch))
+    metrics = {**found.metrics, "grad_norm": norm}
+    if before is not None:
+        noise = noise_norm(found.std, before, job.network.trainable)
+        metrics |= diagnostics.of_step(found.losses, before, state.params, found.grad, noise)
     state.smoother = found.smoother
-    state.meter.add({**found.metrics, "grad_norm": norm})
+    state.meter.add(metrics)
     state.step += 1
+    if job.averaging is not None:
+        job.averaging.take_in(state, job.network.trainable, job.steps_per_epoch)
+
+
+def _diagnosed(job: Job, state: State) -> bool:
+    return job.diagnose_every > 0 and state.step % job.diagnose_every == 0
+
+
+def _copied(params: Params) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in params.items()}
+
+
+def check_smoother(job: Job) -> None:
+    """Refuse a smoother that does not fit the job, before any work: one image is bounded.
+
+    Raises:
+        InputError: it differentiates and the loss has no gradient, or it has fewer pairs than there are processes.
+    """
+    if job.smoother.shares_pairs and isinstance(job.smoother, Population) and job.smoother.pairs < job.ranks.size:
+        raise InputError(
+            f"smoother.pairs = {job.smoother.pairs} cannot be shared by {job.ranks.size} processes; use more pairs, or "
+            "fewer processes."
+        )
+    if not job.smoother.needs_gradient:
+        return
+    device = next(iter(job.params.values())).device
+    batch, eps = _to_batch(job, part_of(job.train, 0, 1), device), _radius(job.eps_test, device)
+    draws = job.method.draws(job.network, batch, eps, derived_generator(device, job.seed, "check"))
+    leaves = {name: job.params[name].detach().requires_grad_() for name in job.network.trainable}
+    value, _ = job.method.loss(job.network, {**job.params, **leaves}, batch, eps, draws)
+    if not value.requires_grad:
+        raise InputError(
+            "The loss of this method has no gradient with respect to the weights, which the chosen smoother needs. "
+            "Use smoother.name = 'pgpe', which needs loss values alone, or another relaxation."
+        )
 
 
 def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dict[str, float]:
@@ -242,7 +391,8 @@ def evaluate(job: Job, params: Params, samples: Samples, batch_size: int) -> dic
     for start in range(0, samples.size, batch_size):
         batch = _to_batch(job, part_of(samples, start, start + batch_size), device)
         sizes.append(batch.x.shape[0])
-        draws = job.method.draws(batch, eps, derived_generator(device, job.seed, "validation", start))
+        generator = derived_generator(device, job.seed, "validation", start)
+        draws = job.method.draws(job.network, batch, eps, generator)
         with torch.no_grad():
             value, metrics = job.method.loss(job.network, params, batch, eps, draws)
         for name, metric in {"loss": value, **metrics}.items():
@@ -264,7 +414,7 @@ def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
 def _batch(job: Job, epoch: int, index: int, device: torch.device, generator: torch.Generator) -> Batch:
     order = _order(job.train.size, job.seed, epoch, job.train.labels.device)
     chosen = order[index * job.batch_size : (index + 1) * job.batch_size]
-    batch = _to_batch(job, take(job.train, chosen), device)
+    batch = _to_batch(job, take(job.train, chosen), device)._replace(label_smoothing=job.label_smoothing)
     if job.flip or job.pad:
         return batch._replace(x=augment(batch.x, generator, flip=job.flip, pad=job.pad))
     return batch
@@ -284,7 +434,7 @@ def _add_penalty(
     job: Job, state: State, batch: Batch, eps: Tensor, radius: float, grad: dict[str, Tensor], metrics: Metrics
 ) -> None:
     """Add the gradient of the penalties at the weights themselves; those of Shi et al. fade out with the ramp."""
-    fading = max(0.0, 1.0 - radius / job.eps_ramp_end) if job.eps_ramp_end > 0 else 0.0
+    fading = job.fading(radius)
     if job.penalty.l1 == 0 and job.penalty.shi * fading == 0:
         return
     penalty = job.penalty_at(batch, eps, batch.x.new_full((), fading) if fading > 0 else None)
@@ -308,17 +458,16 @@ def _update_statistics(network: Network, params: dict[str, Tensor], batch: Batch
             params[keys.var].lerp_(unbiased, keys.momentum)
 
 
-def _descend(job: Job, state: State, grad: Params, lr: float) -> Tensor:
+def _descend(job: Job, state: State, found: _Found, lr: float) -> Tensor:
     """One optimiser step with the clipped gradient; returns the norm before clipping."""
     weights = [state.params[name] for name in job.network.trainable]
-    grads = [grad[name] for name in job.network.trainable]
+    grads = [found.grad[name] for name in job.network.trainable]
     norm = torch.nn.utils.get_total_norm(grads)
-    length = float(norm)  # the one wait for the device in a step: what is not finite must not reach the weights
+    dropped = found.metrics.get("dropped", torch.zeros_like(norm))
+    # the one wait for the device in a step: what is not finite must not reach the weights
+    length = float(torch.where(dropped > job.max_dropped, torch.nan, norm))
     if not math.isfinite(length):
-        raise NumericalError(
-            f"The gradient is NaN or infinite at step {state.step}; training stopped before it reached the weights. "
-            "Use a smaller learning rate, eps or weight noise, or clip_norm."
-        )
+        raise NumericalError(_why_not_finite(job, state, float(dropped)))
     factor = min(1.0, job.clip_norm / (length + 1e-6)) if job.clip_norm > 0 else 1.0
     for group in state.optimizer.param_groups:
         group["lr"] = lr
@@ -329,11 +478,28 @@ def _descend(job: Job, state: State, grad: Params, lr: float) -> Tensor:
     return norm
 
 
+def _why_not_finite(job: Job, state: State, dropped: float) -> str:
+    if dropped > job.max_dropped:
+        return (
+            f"{dropped:.0%} of the population had a loss or gradient that is NaN or infinite at step {state.step}, "
+            f"where smoother.max_dropped allows {job.max_dropped:.0%}; training stopped before that reached the "
+            "weights. Use a smaller weight noise, learning rate or eps, or clip_norm."
+        )
+    return (
+        f"The gradient is NaN or infinite at step {state.step}; training stopped before it reached the weights. "
+        "Use a smaller learning rate, eps or weight noise, or clip_norm."
+    )
+
+
 def _close_epoch(job: Job, state: State) -> EpochRecord:
     """The record of the epoch that just ended; starts the next meter."""
     position = state.step / job.steps_per_epoch
     last = (state.step - 1) / job.steps_per_epoch
-    validation = evaluate(job, state.params, job.validation, job.batch_size) if job.validation is not None else {}
+    params = _model(job, state)
+    validation = evaluate(job, params, job.validation, job.batch_size) if job.validation is not None else {}
+    if job.select or job.averaging is not None or job.exact_statistics:
+        loss, arrived = validation.get("loss", math.inf), job.fading(job.eps(position)) == 0
+        keep(state, params, loss, select=job.select, arrived=arrived, epoch=round(position))
     record = EpochRecord(
         epoch=round(position),
         step=state.step,
@@ -341,11 +507,28 @@ def _close_epoch(job: Job, state: State) -> EpochRecord:
         lr=job.lr(last),
         eps=job.eps(last),
         std=job.std(last),
-        train=state.meter.means(),
+        train=_with_derived(job, state.meter.means()),
         validation=validation,
+        evaluations=state.step * job.smoother.evaluations,
     )
     state.meter = Meter()
     return record
+
+
+def _with_derived(job: Job, means: dict[str, float]) -> dict[str, float]:
+    pairs = job.smoother.pairs if isinstance(job.smoother, Population) else 1
+    return means | diagnostics.derived(means, pairs)
+
+
+def _model(job: Job, state: State) -> dict[str, Tensor]:
+    """The weights at the end of an epoch that are evaluated and may be kept: their average, if one is taken."""
+    params = {**state.params, **state.average}
+    if not (job.network.has_statistics and (job.exact_statistics or state.average)):
+        return params
+    device = next(iter(params.values())).device
+    starts = range(0, job.train.size, job.batch_size)
+    batches = (_to_batch(job, part_of(job.train, start, start + job.batch_size), device).x for start in starts)
+    return exact_statistics(job.network, params, batches)
 
 
 def _event(job: Job, state: State) -> StepEvent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,20 +27,38 @@ FORMAT = 1
 
 @dataclass
 class Meter:
-    """Sums of metrics over the steps of the current epoch, kept as tensors so that no step waits for the device."""
+    """Sums of metrics over the steps of the current epoch, kept as tensors so that no step waits for the device.
+
+    Attributes:
+        counts: steps that had a metric; not all have every one.
+    """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     steps: int = 0
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Take in one step."""
         for name, value in metrics.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().clone()
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """Means over the steps so far."""
-        return {name: float(total) / max(1, self.steps) for name, total in self.sums.items()}
+        """Means over the steps so far that had the metric."""
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For the checkpoint."""
+        counts = {f"count/{name}": torch.tensor(value) for name, value in self.counts.items()}
+        return {**self.sums, **counts, "steps": torch.tensor(self.steps)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Meter:
+        """Back from :meth:`tensors`."""
+        counts = {name: int(value) for name, value in _group(tensors, "count").items()}
+        sums = {name: value for name, value in tensors.items() if name != "steps" and not name.startswith("count/")}
+        return cls(sums, counts, int(tensors["steps"]))
 
 
 @dataclass
@@ -50,6 +69,9 @@ class State:
         chunk: pairs of the population evaluated at once; None without a population.
         step: finished steps.
         seconds: of training, pauses left out.
+        average: of the weights on the way, if one is taken; ``averaged`` says of how many.
+        kept: the params that the run ends with, if they are not simply the last, of epoch ``kept_epoch``.
+        kept_loss: on the validation split, where epochs are selected by it.
     """
 
     params: dict[str, Tensor]
@@ -59,11 +81,22 @@ class State:
     chunk: int | None = None
     step: int = 0
     seconds: float = 0.0
+    average: dict[str, Tensor] = field(default_factory=dict)
+    averaged: int = 0
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    kept_epoch: int | None = None
+    kept_loss: float = math.inf
+
+    @property
+    def final(self) -> dict[str, Tensor]:
+        """The params that the run ends with, should it end here."""
+        return self.kept or self.params
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write a checkpoint atomically. ``fingerprint`` names the configuration it belongs to."""
         tensors = self._tensors()
-        facts = {"step": self.step, "seconds": self.seconds, "chunk": self.chunk}
+        names = ("step", "seconds", "chunk", "averaged", "kept_epoch", "kept_loss")
+        facts = {name: getattr(self, name) for name in names}
         save_tensors(path, tensors, facts | {"run": fingerprint, "tensors": len(tensors)})
 
     def restore(self, path: Path, fingerprint: str) -> None:
@@ -84,16 +117,24 @@ class State:
             value.data.copy_(params[name])
         self._restore_optimizer(_group(tensors, "optimizer"))
         self.smoother = SmootherState(self.smoother.trainable, _group(tensors, "smoother"))
-        self.meter = Meter({k: v for k, v in meter.items() if k != "steps"}, int(meter["steps"]))
+        self.meter = Meter.of(meter)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.chunk = facts.get("chunk", self.chunk)
+        self.average, self.kept = (self._on_device(_group(tensors, group)) for group in ("average", "kept"))
+        self.averaged = facts.get("averaged", 0)
+        self.kept_epoch, self.kept_loss = facts.get("kept_epoch"), facts.get("kept_loss", math.inf)
+
+    def _on_device(self, tensors: Params) -> dict[str, Tensor]:
+        return {name: value.to(self.params[name].device) for name, value in tensors.items()}
 
     def _tensors(self) -> dict[str, Tensor]:
         groups: dict[str, Mapping[str, Tensor]] = {
             "params": self.params,
             "optimizer": self._optimizer_tensors(),
             "smoother": self.smoother.tensors,
-            "meter": {**self.meter.sums, "steps": torch.tensor(self.meter.steps)},
+            "meter": self.meter.tensors(),
+            "average": self.average,
+            "kept": self.kept,
         }
         return {f"{group}/{name}": value.detach() for group, values in groups.items() for name, value in values.items()}
 

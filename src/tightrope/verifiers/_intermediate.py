@@ -18,7 +18,7 @@ from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._problem import Problem
 from tightrope.verifiers._subproblems import Items, Subproblems
 
-_ROWS = 1024  # ends that are optimised together
+_ENTRIES = 2**23  # of all neurons of the ends that are optimised together
 
 
 class Ends(NamedTuple):
@@ -58,7 +58,7 @@ def tightened(
     pre = items.neurons.intervals(sample, Interval(*(end[sample] for end in items.neurons.pre())))
     found: list[Ends] = []
     for name in _nodes(problem.network):
-        for rows in _unstable(pre[name]):
+        for rows in _unstable(pre[name], sum(end[0].numel() for end, _ in pre.values())):
             if not stop():
                 ends = _optimised(problem, pre, name, rows, ascent, stop)
                 pre[name] = _with(pre[name], ends)
@@ -74,10 +74,10 @@ def _nodes(network: Network) -> Iterator[str]:
             yield name
 
 
-def _unstable(pre: Interval) -> Iterator[Tensor]:
-    """Samples and entries, (2, rows), in pieces."""
+def _unstable(pre: Interval, neurons: int) -> Iterator[Tensor]:
+    """Samples and entries, (2, rows), in pieces that do not take too much memory."""
     rows = ((pre.lower < 0) & (pre.upper > 0)).nonzero().T
-    return (part for part in rows.split(_ROWS // 2, 1) if part.numel())
+    return (part for part in rows.split(max(1, _ENTRIES // (2 * neurons)), 1) if part.numel())
 
 
 def _optimised(

@@ -91,7 +91,7 @@ def _join(before: Outcome, after: Outcome) -> Outcome:
     if after.verdict is Verdict.FALSIFIED:
         return Outcome(Verdict.FALSIFIED, lower, upper, after.method, after.counterexample)
     if lower > 0:
-        return Outcome(Verdict.VERIFIED, lower, upper, after.method)
+        return Outcome(Verdict.VERIFIED, lower, upper, after.method, evidence=after.evidence)
     return Outcome(Verdict.UNKNOWN, lower, upper, after.method, reason=reason)
 
 

@@ -55,6 +55,12 @@ class Neurons:
         """The neurons' entries of values by node."""
         return self._flat({name: values[name] for name in self._shapes}, batch)[:, self._columns]
 
+    @property
+    def index(self) -> Tensor:
+        """Position of each neuron in its pre-activation, row-major, (neurons,)."""
+        starts = torch.tensor([0, *self._sizes[:-1]], device=self.layer.device).cumsum(0)
+        return self._columns - starts[self.layer]
+
     def pre(self) -> Interval:
         """The neurons' bounds for every sample."""
         return Interval(*(end[:, self._columns] for end in self._all))

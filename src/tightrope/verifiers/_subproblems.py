@@ -176,6 +176,11 @@ class Items:
         matrix, offset = spec.matrix[:, self._index].flatten(0, 1), spec.offset[:, self._index].flatten(0, 1)
         return Spec(matrix[item], offset[item], (0,) * self._index.shape[1])
 
+    def row_weights(self, part: Subproblems) -> Tensor:
+        """The weights of subproblems over all rows of the property, (batch, rows)."""
+        clause = self._index[part.item % self.margins.shape[1]]
+        return part.weights.new_zeros(part.size, self.problem.spec.offset.shape[1]).scatter_add(1, clause, part.weights)
+
     def pre_on(self, item: Tensor, box: Box) -> Interval:
         """Bounds of the neurons, computed anew on boxes."""
         network, params = self.problem.network, self.problem.params

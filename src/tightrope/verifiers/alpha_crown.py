@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
@@ -19,8 +18,9 @@ from tightrope.core.spec import Spec
 from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
+from tightrope.verifiers._evidence import Ledger, with_evidence
 from tightrope.verifiers._problem import INF, Problem, checked, in_parts, undecided
-from tightrope.verifiers._subproblems import Items
+from tightrope.verifiers._subproblems import Items, Subproblems
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class AlphaCrown:
         steps: gradient steps.
         rate: of the slopes at the first step.
         name: of this stage in outcomes and records.
+        evidence: keep what a proof rests on.
 
     Cost: the relaxation, and ``steps`` times a back-substitution of one row a clause that is not proved by then, and
     its gradient. A batch that does not fit the memory is halved.
@@ -54,6 +55,7 @@ class AlphaCrown:
     steps: int = 30
     rate: float = 0.1
     name: str = "alpha_crown"
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not self.rate > 0:
@@ -73,8 +75,10 @@ class AlphaCrown:
 
     def _decide(self, problem: Problem) -> list[Outcome]:
         items = Items(problem, self.relaxation)
-        lowers: Sequence[float] = clause_bounds(items, Ascent(self.steps, self.rate)).amin(1).tolist()
-        return [self._outcome(lower) for lower in lowers]
+        found = optimised_roots(items, Ascent(self.steps, self.rate))
+        lowers: Sequence[float] = found.lower.reshape(items.margins.shape).amin(1).tolist()
+        outcomes = [self._outcome(lower) for lower in lowers]
+        return with_evidence(outcomes, Ledger(items, self.relaxation).keep(found)) if self.evidence else outcomes
 
     def _outcome(self, lower: float) -> Outcome:
         if not math.isfinite(lower):
@@ -84,11 +88,11 @@ class AlphaCrown:
         return Outcome(Verdict.UNKNOWN, lower, INF, self.name, reason="the lower bound is not positive")
 
 
-def clause_bounds(items: Items, ascent: Ascent) -> Tensor:
-    """Optimised bounds of every clause, (batch, clauses); not finite where the relaxation's are not."""
+def optimised_roots(items: Items, ascent: Ascent) -> Subproblems:
+    """Every clause with its optimised bound; not finite where the relaxation's is not."""
     roots = items.roots()
     todo = (~(roots.lower > 0) & torch.isfinite(roots.lower)).nonzero()[:, 0]
     if len(todo):
         found = optimised(items, roots.rows(todo), ascent)
-        roots = roots._replace(lower=roots.lower.index_copy(0, todo, found.lower))
-    return roots.lower.reshape(items.margins.shape)
+        roots = Subproblems(*(old.index_copy(0, todo, new) for old, new in zip(roots, found, strict=True)))
+    return roots

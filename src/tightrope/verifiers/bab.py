@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tightrope.core.spec import Spec
 from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
+from tightrope.verifiers._evidence import Ledger, with_evidence
 from tightrope.verifiers._intermediate import tightened
 from tightrope.verifiers._leaf import solutions
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
@@ -33,6 +35,7 @@ from tightrope.verifiers.branching.longest_edge import LongestEdge
 _DECAY = ((15, 0.3), (28, 0.3))
 _BOXES = 8  # times as many boxes are bounded together as subproblems whose bounds are optimised
 _ROUNDS = 8  # rounds of the search from attack to attack
+_SHARE = 0.2  # of a sample's time for its pre-activation bounds
 _STARTS = 8  # of each sample's attack
 
 
@@ -63,6 +66,7 @@ class Bab:
         pre_steps: gradient steps for the pre-activation bounds of samples of which some clause is not proved by then.
         steps: gradient steps for a subproblem.
         name: of this stage in outcomes and records.
+        evidence: keep what a proof rests on.
 
     Cost: exponential in the unstable neurons at worst.
 
@@ -88,6 +92,7 @@ class Bab:
     pre_steps: int = 10
     steps: int = 12
     name: str = "bab"
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         if not (self.timeout >= 0 and self.memory_gib > 0):
@@ -122,7 +127,8 @@ class Bab:
             search.begin(stop)
         while (part := queue.take()) is not None:
             search.advance(part)
-        return [progress.outcome(self.name) for progress in queue.samples]
+        outcomes = [progress.outcome(self.name) for progress in queue.samples]
+        return with_evidence(outcomes, search.ledger) if self.evidence else outcomes
 
 
 class _Search:
@@ -131,6 +137,7 @@ class _Search:
     def __init__(self, problem: Problem, queue: Queue, options: Bab) -> None:
         self._problem, self._queue, self._options = problem, queue, options
         self._items = Items(problem, options.relaxation)
+        self.ledger = Ledger(self._items, options.relaxation)
         self._rounds = 0  # of tried inputs
         self._cuts_edges = math.prod(problem.network.input_shape) <= options.edges
 
@@ -151,18 +158,26 @@ class _Search:
                 progress.settle(-INF, f"{'NaN' if math.isnan(margin) else 'infinite'} bound")
         unknown = _of_items(items, [not progress.reason for progress in samples])
         todo = unknown & _of_items(items, [p.counterexample is None for p in samples]) & ~(roots.lower > 0)
-        self._queue.add(items.sample[unknown & ~todo], roots.rows(unknown & ~todo))
+        self._add(roots.rows(unknown & ~todo))
         part = self._tightened(optimised(items, roots.rows(todo), Ascent(self._options.root_steps), stop), stop)
         self._bound(part, self._options.root_steps, stop)
 
     def _tightened(self, part: Subproblems, stop: Callable[[], bool]) -> Subproblems:
-        """Whole clauses that are not proved yet, with optimised bounds of their neurons."""
+        """Whole clauses that are not proved yet, with optimised bounds of their neurons, in a part of the time."""
+
+        def enough() -> bool:
+            return stop() or time.perf_counter() >= end
+
         left = ~(part.lower > 0)
         if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
             return part
         sample = self._items.sample[part.item]
         which, row = sample[left].unique(return_inverse=True)
-        (lower, upper), _ = tightened(self._items, which, Ascent(self._options.pre_steps), stop)
+        end = time.perf_counter() + _SHARE * self._options.timeout * len(which)
+        (lower, upper), found = tightened(self._items, which, Ascent(self._options.pre_steps), enough)
+        if self._options.evidence:
+            for ends in found:
+                self.ledger.keep_ends(ends.node, ends.sample, ends.entry, ends.side, ends.slopes)
         pre_lower, pre_upper = part.pre_lower.clone(), part.pre_upper.clone()
         pre_lower[left], pre_upper[left] = lower[row], upper[row]
         return part._replace(pre_lower=pre_lower, pre_upper=pre_upper)
@@ -203,7 +218,13 @@ class _Search:
         left = part.rows(~(part.lower > 0))
         if left.size:
             self._attack(left)
+        self._add(part)
+
+    def _add(self, part: Subproblems) -> None:
+        """Proved ones are evidence, others wait for their turn."""
         self._queue.add(self._items.sample[part.item], part)
+        if self._options.evidence:
+            self.ledger.keep(part)
 
     def _attack(self, part: Subproblems) -> None:
         """Try the inputs where the bounds are attained; in some rounds start the attack at the best ones."""
@@ -227,6 +248,8 @@ class _Search:
         for found, x in solutions(Lagrangian(self._items, leaf)):
             self.judge(x, [sample])
             lower = max(lower, float(found.lower.nan_to_num(-INF)))
+            if self._options.evidence:
+                self.ledger.keep(found)
             if lower > 0 or progress.counterexample is not None:
                 progress.settle(lower)
                 return

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
@@ -16,6 +17,7 @@ from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Relaxation
 from tightrope.core.spec import Spec, worst_margin
 from tightrope.errors import InvariantError
+from tightrope.verifiers._evidence import whole_box
 from tightrope.verifiers._problem import INF, Problem, checked, in_parts, undecided
 
 
@@ -28,6 +30,7 @@ class OneShot:
     Args:
         relaxation: what bounds the margins.
         name: of this stage in outcomes and records.
+        evidence: keep what a proof rests on.
 
     Cost: one call of the relaxation; a batch that does not fit the memory is halved.
 
@@ -43,6 +46,7 @@ class OneShot:
 
     relaxation: Relaxation
     name: str
+    evidence: bool = False
 
     @full_precision()
     def verify(
@@ -66,13 +70,14 @@ class OneShot:
                     f"{tuple(rows.shape)}."
                 )
             lowers: Sequence[float] = worst_margin(rows, problem.spec.clause).tolist()
-        return [self._outcome(lower) for lower in lowers]
+        return [self._outcome(lower, row, problem.spec) for lower, row in zip(lowers, rows, strict=True)]
 
-    def _outcome(self, lower: float) -> Outcome:
+    def _outcome(self, lower: float, rows: Tensor, spec: Spec) -> Outcome:
         if math.isnan(lower):
             return undecided(self.name, f"{self.name}: NaN bound")
         if lower == INF:  # only an overflow looks like that
             return undecided(self.name, f"{self.name}: infinite bound")
         if lower > 0:
-            return Outcome(Verdict.VERIFIED, lower, INF, self.name)
+            evidence = whole_box(self.relaxation, rows, spec.clause) if self.evidence else None
+            return Outcome(Verdict.VERIFIED, lower, INF, self.name, evidence=evidence)
         return Outcome(Verdict.UNKNOWN, lower, INF, self.name, reason="the lower bound is not positive")

@@ -1,0 +1,200 @@
+"""A suite: one set of settings, the axes along which they vary, and the cells of their product."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tightrope.errors import ConfigError, MissingDataError, UnknownNameError
+from tightrope.experiments.build import build_plugins
+from tightrope.experiments.config import RunConfig
+from tightrope.experiments.load import load_config
+from tightrope.experiments.plan import split_sizes
+
+Overrides = tuple[str, ...]
+"""``section.key=value`` each."""
+
+SCRATCH, PLAIN, LOOSE = "scratch", "none", "ibp"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Certify(_Section):
+    """How every network is certified, completely and on the test split.
+
+    Attributes:
+        count: the first so many images; None for all.
+        timeout: seconds of branch and bound an image.
+    """
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 10.0
+
+
+class Tuning(_Section):
+    """What is tried, on seeds of its own and on the validation images, before the final cells.
+
+    Attributes:
+        evaluations: budget of each smoother and relaxation, in losses of a mini-batch; settings are tried in order as
+            long as it lasts.
+        seeds: none of them is a final one.
+        count: validation images that are certified.
+        grids: for each smoother the settings to try.
+    """
+
+    evaluations: Annotated[int, Field(ge=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    count: Annotated[int, Field(ge=1)] = 100
+    grids: dict[str, tuple[Overrides, ...]]
+
+
+class Suite(_Section):
+    """An experiment.
+
+    Attributes:
+        seeds: of the final cells: initial weights, order of the images and noise are the same in all cells of a seed.
+        run: settings of every cell, as of a training run.
+        smoothers, relaxations, starts: the axes: by name what each changes. A start other than ``scratch`` takes the
+            weights of the plain IBP cell of its seed; its control of equal cost is itself with IBP.
+        first: relaxations whose cells come before all others.
+    """
+
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    run: dict[str, Any]
+    smoothers: dict[str, Overrides]
+    relaxations: dict[str, Overrides]
+    starts: dict[str, Overrides] = {SCRATCH: ()}
+    first: tuple[str, ...] = (LOOSE, "deeppoly")
+    certify: Certify = Certify()
+    tuning: Tuning | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Suite:
+        for axis, name in (("smoothers", PLAIN), ("relaxations", LOOSE), ("starts", SCRATCH)):
+            if name not in getattr(self, axis):
+                raise ValueError(f"{axis} must have {name!r}, which others are compared with")
+        if self.tuning and set(self.tuning.seeds) & set(self.seeds):
+            raise ValueError("a seed is for tuning or final, not both")
+        if self.tuning and (unknown := sorted(set(self.tuning.grids) - set(self.smoothers))):
+            raise ValueError(f"tuning.grids names {unknown[0]!r}, which is no smoother of the suite")
+        return self
+
+
+class Cell(NamedTuple):
+    """One network to train and certify."""
+
+    start: str
+    smoother: str
+    relaxation: str
+    seed: int
+    trial: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie, below that of the experiment."""
+        way, seed = f"{self.smoother}-{self.relaxation}", f"seed-{self.seed}"
+        return Path(self.start, way, seed) if self.trial is None else Path("tuning", way, f"trial-{self.trial}", seed)
+
+
+def suites() -> list[str]:
+    """Names of all suites, such as ``paradox/digits``."""
+    return sorted(_walk(_root(), ""))
+
+
+def load_suite(name: str) -> Suite:
+    """A validated suite by name, or from a TOML file; all its cells are checked.
+
+    Raises:
+        UnknownNameError: no such suite; the closest is offered.
+        MissingDataError: no such file.
+        ConfigError: what is wrong with it.
+    """
+    suite = _parse(_read(name), name)
+    for cell in cells(suite):
+        config_of(suite, cell, trials(suite, cell.smoother)[0])
+    return suite
+
+
+def cells(suite: Suite) -> Iterator[Cell]:
+    """All final cells, those that decide most first: the seeds of one pair of relaxations, then the next."""
+    first = [name for name in suite.relaxations if name in suite.first]
+    later = [(name,) for name in suite.relaxations if name not in suite.first]
+    for start in suite.starts:
+        for relaxations in (first, *later):
+            for seed in suite.seeds:
+                yield from (Cell(start, s, r, seed) for s in suite.smoothers for r in relaxations)
+
+
+def trials(suite: Suite, smoother: str) -> tuple[Overrides, ...]:
+    """The settings to try for a smoother; a single empty one without tuning."""
+    return (suite.tuning.grids.get(smoother) if suite.tuning else None) or ((),)
+
+
+def overrides_of(suite: Suite, cell: Cell, tuned: Overrides) -> Overrides:
+    """What a cell changes in the settings of the suite; later ones win."""
+    axes = (*suite.relaxations[cell.relaxation], *suite.smoothers[cell.smoother])
+    return (*axes, *tuned, *suite.starts[cell.start], f"seed={cell.seed}")
+
+
+def config_of(suite: Suite, cell: Cell, tuned: Overrides) -> RunConfig:
+    """The settings of a cell.
+
+    Raises:
+        ConfigError: they are wrong.
+    """
+    return load_config(suite.run, overrides_of(suite, cell, tuned))[1]
+
+
+def evaluations_of(config: RunConfig) -> int:
+    """Losses of a mini-batch that a run evaluates.
+
+    Raises:
+        ConfigError: the number of images is left to the dataset.
+    """
+    images, _ = split_sizes(config)
+    if images is None:
+        raise ConfigError(["data.train is required: what a cell costs depends on it"], "run")
+    steps = math.ceil(images / config.train.batch_size) * config.train.epochs
+    evaluations: int = build_plugins(config).smoother.evaluations
+    return steps * evaluations
+
+
+def _root() -> Traversable:
+    return files("tightrope.experiments") / "suites"
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterable[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".toml"):
+            yield f"{prefix}{entry.name.removesuffix('.toml')}"
+
+
+def _read(name: str) -> bytes:
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise MissingDataError(f"There is no suite {name}.")
+        return Path(name).read_bytes()
+    if name not in (known := suites()):
+        raise UnknownNameError("suite", name, known)
+    return (_root() / f"{name}.toml").read_bytes()
+
+
+def _parse(data: bytes, name: str) -> Suite:
+    try:
+        return Suite.model_validate(tomllib.loads(data.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"it is not valid TOML: {error}"], name) from None
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise ConfigError(problems, name) from None

@@ -1,0 +1,109 @@
+"""What an experiment shows: means over seeds, and differences that are claimed only where they are sure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from tightrope.records.cell import CellRecord
+from tightrope.records.intervals import paired
+
+Condition = tuple[str, str, str]
+"""Start, smoother, relaxation."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train, over seeds. Accuracies are shares; spreads are standard deviations over seeds."""
+
+    condition: Condition
+    seeds: int
+    natural: float
+    certified: float
+    spread: float
+    unknown: float
+    evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Certified accuracy of one condition minus that of another, on the seeds that both have.
+
+    Attributes:
+        low, high: the paired 95 % interval over seeds.
+    """
+
+    question: str
+    one: Condition
+    other: Condition
+    seeds: int
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """``above`` or ``below`` only where the interval excludes 0."""
+        return "above" if self.low > 0 else "below" if self.high < 0 else "undecided"
+
+
+def rows(cells: Iterable[CellRecord]) -> list[Row]:
+    """One for each condition, in the order of their first cell."""
+    return [_row(condition, group) for condition, group in _grouped(cells).items()]
+
+
+def comparisons(cells: Iterable[CellRecord]) -> list[Comparison]:
+    """The questions of the experiment: tight against loose, smoothed against plain, warm against its control, and each
+    smoothed DeepPoly against the best plain network."""
+    groups = _grouped(cells)
+    found = [_compare(question, one, other, groups) for question, one, other in _questions(groups)]
+    return [each for each in found if each.seeds > 0]
+
+
+def _questions(groups: dict[Condition, list[CellRecord]]) -> Iterable[tuple[str, Condition, Condition]]:
+    for start, smoother, relaxation in groups:
+        here = (start, smoother, relaxation)
+        if relaxation != "ibp":
+            control = "tight - loose" if start == "scratch" else "warm - control"
+            yield control, here, (start, smoother, "ibp")
+        if smoother != "none":
+            yield "smoothed - plain", here, (start, "none", relaxation)
+        if start != "scratch":
+            yield "warm - scratch", here, ("scratch", smoother, relaxation)
+    plain = [row for row in (_row(*item) for item in groups.items()) if row.condition[1] == "none"]
+    if plain:
+        best = max(plain, key=lambda row: row.certified).condition
+        smoothed = [each for each in groups if each[1] != "none" and each[2].startswith("deeppoly")]
+        yield from (("smoothed DeepPoly - best plain", each, best) for each in smoothed)
+
+
+def _compare(question: str, one: Condition, other: Condition, groups: dict[Condition, list[CellRecord]]) -> Comparison:
+    first, second = ({cell.seed: cell.certified for cell in groups.get(each, [])} for each in (one, other))
+    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    low, high = paired(differences) if differences else (0.0, 0.0)
+    mean = fmean(differences) if differences else 0.0
+    return Comparison(question, one, other, len(differences), mean, low, high)
+
+
+def _grouped(cells: Iterable[CellRecord]) -> dict[Condition, list[CellRecord]]:
+    groups: dict[Condition, list[CellRecord]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.condition].append(cell)
+    return dict(groups)
+
+
+def _row(condition: Condition, cells: Sequence[CellRecord]) -> Row:
+    certified = [cell.certified for cell in cells]
+    return Row(
+        condition=condition,
+        seeds=len(cells),
+        natural=fmean(cell.natural for cell in cells),
+        certified=fmean(certified),
+        spread=stdev(certified) if len(cells) > 1 else 0.0,
+        unknown=fmean(cell.unknown for cell in cells),
+        evaluations=cells[0].evaluations,
+        seconds=fmean(cell.train_seconds for cell in cells),
+    )
