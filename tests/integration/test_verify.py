@@ -90,6 +90,8 @@ CASES = {
     "one box": ("(assert (or (and (<= X_0 -0.5) (>= Y_0 2.1)) (and (>= X_0 0) (>= Y_0 1.99))))", "falsified", 10),
     "boundary of a strict set": ("(assert (> Y_0 2))", "unknown", 20),
     "everything": ("", "falsified", 10),
+    "corners do not belong": ("(assert (and (> X_0 0.5) (< X_0 1) (> X_1 -1) (>= Y_0 1.9)))", "falsified", 10),
+    "corners alone do": ("(assert (and (> X_0 0.5) (< X_0 1) (>= Y_0 2)))", "unknown", 20),
 }
 
 
@@ -207,6 +209,31 @@ def test_a_network_that_onnxruntime_evaluates_otherwise_is_unknown(
     assert "onnxruntime computes other outputs" in found.reason
 
 
+def test_a_network_that_onnxruntime_refuses_is_unknown(
+    net: Path, write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*args: Any) -> None:
+        raise InputError("onnxruntime cannot run the network")
+
+    monkeypatch.setattr(verifying, "run_onnx", refuses)
+    found = tr.verify(net, write("(assert (>= Y_0 1))"), timeout=20)
+    assert (found.verdict, found.timed_out) == (tr.Verdict.UNKNOWN, False)
+    assert found.reason == "a counterexample was found, but onnxruntime cannot run the network"
+
+
+def test_counterexamples_are_replayed_on_the_graph_as_it_is_written() -> None:
+    """onnxruntime cannot fuse a ReLU with a Clip in float64."""
+    onnx = pytest.importorskip("onnx")
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["z"]), onnx.helper.make_node("Clip", ["z", "low", "high"], ["y"])]
+    limits = [onnx.numpy_helper.from_array(np.array(v), name) for name, v in (("low", -0.5), ("high", 0.5))]
+    ends = [[onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, [1, 2])] for name in "xy"]
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *ends, limits), opset_imports=opset)
+    model.ir_version = 8
+    _, y = run_onnx(model.SerializeToString(), np.array([2.0, -1.0]))
+    assert y.tolist() == [0.5, 0.0]
+
+
 def test_without_onnxruntime_the_counterexample_says_so(
     net: Path, write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +281,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(net: Path, write: Callable[[s
         ((net, write("(assert (>= X_0 2))")), "contradict"),
         ((net, prop, "--timeout", 0), "positive"),
         ((net, prop, "--timeout", "nan"), "positive"),
+        ((net, prop, "--timeout", "inf"), "at most"),
+        ((net, prop, "--timeout", 1e18), "at most"),
+        ((net, prop, "--results-file", tmp_path), "a folder that exists"),
+        ((net, prop, "--results-file", tmp_path / "missing" / "results.txt"), "a folder that exists"),
         ((net, prop, "--memory", -1), "positive"),
     ):
         result = tightrope("verify", *arguments)

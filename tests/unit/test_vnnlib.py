@@ -117,6 +117,8 @@ def test_open_ends_belong_to_no_counterexample() -> None:
     [problem] = parse("(assert (and (< 0 X_0) (<= X_0 1) (<= Y_0 0)))", 1, 1).problems
     assert not problem.refuted_by((Fraction(0),), (Fraction(-1),))
     assert problem.refuted_by((Fraction(1),), (Fraction(-1),))
+    assert problem.box.nearest((Fraction(0),)) == (Fraction(1, 2**20),)
+    assert problem.box.nearest((Fraction(2),)) == (Fraction(1),)
 
 
 def test_without_output_constraints_everything_is_unsafe() -> None:

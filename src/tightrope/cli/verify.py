@@ -19,6 +19,7 @@ from tightrope.core.outcome import Verdict
 from tightrope.errors import InputError
 
 _CODES = {Verdict.VERIFIED: ExitCode.DONE, Verdict.FALSIFIED: ExitCode.FALSIFIED, Verdict.UNKNOWN: ExitCode.UNKNOWN}
+_LONGEST = 1e8  # seconds; some years, and within the range of alarms
 _WORDS = {Verdict.VERIFIED: "unsat", Verdict.FALSIFIED: "sat", Verdict.UNKNOWN: "unknown"}
 
 
@@ -44,8 +45,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Of the attack's starts.", min=0)] = 0,
 ) -> ExitCode:
     """Decide a property: verified (exit code 0), falsified by a counterexample (10), or unknown for a reason (20)."""
-    if not timeout > 0:
-        raise InputError(f"--timeout must be positive, got {timeout:g}.")
+    _check_options(timeout, results)
     spent = 0.0 if context.obj is None else time.perf_counter() - context.obj
     found = _in_time(net, prop, timeout, max(timeout - spent, 0.05 * timeout), memory, seed)
     lines = [_verdict(found, vnncomp), *[found.counterexample()] * (found.verdict is Verdict.FALSIFIED)]
@@ -55,6 +55,13 @@ def verify(
     if found.replay:
         print_note(found.replay)
     return _CODES[found.verdict]
+
+
+def _check_options(timeout: float, results: Path | None) -> None:
+    if not 0 < timeout <= _LONGEST:
+        raise InputError(f"--timeout must be positive and at most {_LONGEST:g} seconds, got {timeout:g}.")
+    if results is not None and (results.is_dir() or not results.parent.is_dir()):
+        raise InputError(f"--results-file {results} must be a file in a folder that exists.")
 
 
 def _in_time(net: Path, prop: Path, timeout: float, left: float, memory: float, seed: int) -> tr.Verification:

@@ -246,6 +246,8 @@ def _replay(
         rounded, theirs = run_onnx(source, np.array([float(value) for value in x]))
     except MissingExtraError:
         return "not replayed: onnxruntime is not installed", True
+    except InputError as error:
+        return f"a counterexample was found, but {error}", False
     ours = np.array(evaluate(network, params, rounded.tolist()))
     off = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else math.inf
     if off <= _AGREEMENT * max(1.0, float(np.abs(ours).max())):

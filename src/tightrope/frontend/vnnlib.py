@@ -25,6 +25,7 @@ from tightrope.frontend._source import read_limited
 LARGEST_FILE = 64 * 2**20
 MOST_NUMBERS = 20_000_000
 _NAME = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)
+_INSIDE = Fraction(1, 2**20)
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
 
 
@@ -44,8 +45,15 @@ class InputBox:
         return inside and all(x[i] != side[i] for side, without in ends for i in without)
 
     def nearest(self, x: Sequence[Fraction]) -> tuple[Fraction, ...]:
-        """The closest input between its ends."""
-        return tuple(max(low, min(value, high)) for low, value, high in zip(self.lower, x, self.upper, strict=True))
+        """The closest input that it contains, a millionth of its width inside the ends that it is without."""
+        ends = zip(self.lower, x, self.upper, strict=True)
+        return tuple(
+            max(
+                low + _INSIDE * (high - low) * (i in self.open_lower),
+                min(value, high - _INSIDE * (high - low) * (i in self.open_upper)),
+            )
+            for i, (low, value, high) in enumerate(ends)
+        )
 
 
 @dataclass(frozen=True)
