@@ -37,6 +37,7 @@ from tightrope.frontend.vnnlib import robustness_property
 
 OURS, PEER = "tightrope", "alpha-beta-CROWN"
 DECIDED = ("unsat", "sat")
+ERROR = "error"  # of the verifier itself: says nothing about how strong it is
 GRACE = 1.5  # times the time limit that a process may take
 _INPUTS, _CLASSES = 20, 5
 _SHAPES = ((64, 64), (48, 48, 48), (100, 100))
@@ -109,12 +110,13 @@ def show(group: Record, console: Console) -> None:
     """Print how many instances each verifier decided, and in what time."""
     console.print(f"[bold]{group['name']}[/], {group['units_per_step']} instances {group['reason']}", highlight=False)
     table = Table()
-    for column in ("verifier", "verified", "falsified", "undecided", "seconds in all"):
+    for column in ("verifier", "verified", "falsified", "undecided", "errors", "seconds in all"):
         table.add_column(column, justify="left" if column == "verifier" else "right")
     for row in group["contenders"]:
-        counts = [sum(verdict == word for verdict in row["verdicts"]) for word in DECIDED]
-        left = len(row["verdicts"]) - sum(counts)
-        table.add_row(row["name"], *map(str, counts), str(left), f"{sum(row['seconds']):.1f}")
+        counts = [sum(verdict == word for verdict in row["verdicts"]) for word in (*DECIDED, ERROR)]
+        errors = counts.pop()
+        left = len(row["verdicts"]) - sum(counts) - errors
+        table.add_row(row["name"], *map(str, counts), str(left), str(errors), f"{sum(row['seconds']):.1f}")
     console.print(table)
     for check in group["agreements"]:
         console.print("  no contradictions" if check["agrees"] else f"  [red]CONTRADICTIONS[/]: {check['against']}")
@@ -200,7 +202,7 @@ def _decide(command: Command, instance: Instance, timeout: float, threads: int |
             return "timeout", time.perf_counter() - begin
         seconds = time.perf_counter() - begin
         words = results.read_text(encoding="utf-8").split() if results.exists() else []
-    return (words[0] if words else "error"), seconds
+    return (words[0] if words else ERROR), seconds
 
 
 def _agreement(first: Record, second: Record) -> Record:
