@@ -198,21 +198,6 @@ def source_of(run: Run) -> tuple[str, str]:
     return run.folder.weights.name, hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
 
 
-def _contradiction(path: Path, record: ImageRecord | None) -> str:
-    """What a certificate that can be read has against its record."""
-    if record is None:
-        return "no record belongs to it"
-    try:
-        given = Certificate.read(path)
-    except (CorruptDataError, MissingDataError):
-        return ""  # which the audit has said
-    origin = given.origin
-    same = origin is not None and (origin.eps, origin.index) == (record.eps, record.index)
-    if given.verdict != record.verdict or not same or (origin and origin.label not in (None, record.label)):
-        return f"the record of image {record.index} says something else: {record.verdict} for eps = {record.eps}"
-    return ""
-
-
 def original(run: Run) -> Replay | None:
     """The module that a run trained, built from its configuration anew; None where it was handed in."""
     if "module" in run.record.handed_in:

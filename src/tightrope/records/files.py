@@ -1,4 +1,4 @@
-"""Writing without half-written files."""
+"""Files that are whole or not there: writing without halves, reading with errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from tightrope.errors import CorruptDataError, MissingDataError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def write_atomic(path: Path, content: bytes | str, *, shared: bool = False) -> None:
@@ -53,3 +57,23 @@ def read_json(path: Path) -> Any:
         raise MissingDataError(f"{path} does not exist.") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{path} is not valid JSON ({error}); it was changed or truncated.") from None
+
+
+def read_model(path: Path, kind: type[M], what: str) -> M:
+    """Read a JSON file of one record.
+
+    Args:
+        path: the file.
+        kind: of the record.
+        what: it is, for the message.
+
+    Raises:
+        MissingDataError: there is no such file.
+        CorruptDataError: it is something else.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingDataError(f"{path} does not exist.") from None
+    except ValidationError as error:
+        raise CorruptDataError(f"{path} is not {what}: {error}") from None

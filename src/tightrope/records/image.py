@@ -21,7 +21,7 @@ from typing import IO, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tightrope.errors import CorruptDataError, InputError, InvariantError, MissingDataError
-from tightrope.records.files import write_atomic
+from tightrope.records.files import read_model, write_atomic
 from tightrope.records.intervals import wilson
 
 SCHEMA = 1
@@ -396,12 +396,7 @@ def read_summary(path: Path) -> Summary:
         MissingDataError: there is no such file.
         CorruptDataError: it is not a summary.
     """
-    try:
-        return Summary.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingDataError(f"{path} does not exist.") from None
-    except ValidationError as error:
-        raise CorruptDataError(f"{path} is not a summary of a certification: {error}") from None
+    return read_model(path, Summary, "a summary of a certification")
 
 
 def write_summary(path: Path, summary: Summary) -> None:

@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tightrope.errors import CorruptDataError, InputError, InvariantError, MissingDataError
-from tightrope.records.files import write_atomic
+from tightrope.errors import InputError, InvariantError
+from tightrope.records.files import read_model, write_atomic
 from tightrope.records.image import CONFIDENCE, Record, Values
 from tightrope.records.intervals import wilson
 
@@ -190,12 +190,7 @@ def read_distribution(path: Path) -> RadiusSummary:
         MissingDataError: there is no such file.
         CorruptDataError: it is not a summary of radii.
     """
-    try:
-        return RadiusSummary.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingDataError(f"{path} does not exist.") from None
-    except ValidationError as error:
-        raise CorruptDataError(f"{path} is not a summary of certified radii: {error}") from None
+    return read_model(path, RadiusSummary, "a summary of certified radii")
 
 
 def write_distribution(path: Path, summary: RadiusSummary) -> None:
