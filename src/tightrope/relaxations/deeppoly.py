@@ -28,6 +28,7 @@ class Deeppoly:
     """
 
     slope: Slope = "adaptive"
+    sparse: bool = False
 
     continuous: ClassVar[bool] = False
 
@@ -45,4 +46,4 @@ class Deeppoly:
         rigorous: bool = False,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
-        return backward_bounds(network, params, box, spec, LOWER[self.slope], pre, rigorous=rigorous)
+        return backward_bounds(network, params, box, spec, LOWER[self.slope], pre, rigorous=rigorous, sparse=self.sparse)
