@@ -413,7 +413,7 @@ def _of_samples(values: Tensor, index: Tensor) -> Tensor:
     batch, count = values.shape[:2]
     if batch > 1:
         index = index + count * torch.arange(batch, device=index.device)[:, None]
-    return values.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
+    return values.flatten(0, 1).index_select(0, index.flatten()).reshape(*index.shape, *values.shape[2:])
 
 
 def _equal(first: Tensor | None, second: Tensor | None) -> bool:

@@ -57,7 +57,7 @@ def relaxation(name: str, **options: Any) -> Relaxation:
 
     Example:
         >>> relaxation("deeppoly", slope="zero")
-        Deeppoly(slope='zero')
+        Deeppoly(slope='zero', sparse=False)
     """
     return cast(Relaxation, registry.create("relaxations", name, **options))
 

@@ -34,8 +34,8 @@ from tightrope.relaxations._interval import Forward, advance, forward_intervals
 from tightrope.relaxations._rounding import Rounding, after_entry
 from tightrope.relaxations._slopes import Rule
 
-_SHARE = 0.5
-"""Of a node's entries, up to which they are bounded one by one: windows of all of them share their products."""
+_SHARE = 0.75
+"""Of the coefficients of all rows of a node, up to which it pays to bound some of the rows one by one."""
 
 
 def backward_bounds(
@@ -140,7 +140,8 @@ class Engine:
         most = max((~stable).sum(1).tolist(), default=0)
         if most == 0:
             return interval
-        if most > _SHARE * stable.shape[1]:
+        one_by_one, together = (_entries_of_a_row(self.network, name, factored) for factored in (False, True))
+        if most * one_by_one > _SHARE * stable.shape[1] * together:
             found = self.node_bounds(name)
         else:
             index = stable.byte().argsort(dim=1, stable=True)[:, :most]  # samples with fewer take some of the others
@@ -216,9 +217,8 @@ class Engine:
                 pulled = node.op.adjoint(self.params, here)
             elif node.name in self.lines:
                 if rows is not None:
-                    here, bound = here.select(rows), _selected(bound, rows)
-                    waiting = {name: other.select(rows) for name, other in waiting.items()}
-                    rows, count = None, rows.shape[1]
+                    here, bound, count = here.select(rows), _selected(bound, rows), rows.shape[1]
+                    waiting, rows = {name: other.select(rows) for name, other in waiting.items()}, None
                 line, constant = here.through(self.lines[node.name])
                 pulled, bound = (line,), bound + constant
             else:

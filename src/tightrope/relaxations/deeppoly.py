@@ -21,8 +21,12 @@ class Deeppoly:
     Args:
         slope: ``"adaptive"``, 0 where u < -l else 1, as published (jumps where the two are equal); ``"zero"``, always
             flat; ``"parallel"``, that of the chord.
+        sparse: where rounding is bounded too (verifying), neurons that are stable on the intervals which follow from
+            the bounds of earlier neurons keep these. They are one line there, so that nothing is lost by wider bounds;
+            where intervals see that and back-substitution does not, something is won. Plain bounds do not change.
 
-    Cost: quadratic in depth; one coefficient per neuron and entry of every earlier layer.
+    Cost: quadratic in depth; one coefficient per neuron (with ``sparse`` per unstable one) and entry of every earlier
+    layer.
 
     Source: Singh et al. 2019 (POPL), section 4; Zhang et al. 2018 (CROWN, arXiv 1811.00866), theorem 3.2.
     """
@@ -46,4 +50,5 @@ class Deeppoly:
         rigorous: bool = False,
     ) -> Bounds:
         """Bounds of the spec's rows and of every pre-activation, see :class:`tightrope.core.protocols.Relaxation`."""
-        return backward_bounds(network, params, box, spec, LOWER[self.slope], pre, rigorous=rigorous, sparse=self.sparse)
+        rule = LOWER[self.slope]
+        return backward_bounds(network, params, box, spec, rule, pre, rigorous=rigorous, sparse=self.sparse)
