@@ -43,25 +43,27 @@ def experiment(
             left = Experiment(full, suite, folder, limit, data_dir, progress.named).run()
         if left:
             print_hint(f"The budget is spent; {left} cells are left. The same command goes on with them.")
-    show(read_cells(folder), folder)
+    show(read_cells(folder), folder, suite.baseline)
 
 
-def show(cells: list[CellRecord], folder: Path) -> None:
+def show(cells: list[CellRecord], folder: Path, baseline: str = "") -> None:
     """Print the tables."""
     if not cells:
         raise MissingDataError(f"There are no finished cells in {folder}.")
-    columns = ["trained with", "seeds", "natural", "certified", "+-", "unknown", "loss evaluations", "seconds"]
+    columns = ["trained with", "seeds", "natural", "adversarial", "certified", "+-", "unknown"]
+    columns += ["loss evaluations", "seconds"]
     title = f"{cells[0].images:,} {cells[0].split} images, eps {cells[0].eps}, complete verification"
     out.print(table(columns, [_cells_of(row) for row in rows(cells)], title))
-    found = comparisons(cells)
+    found = comparisons(cells, baseline)
     columns = ["certified accuracy", "seeds", "difference", "95 % interval", "so it is"]
     out.print(table(columns, [_cells_of_comparison(each) for each in found], "Paired over seeds, in points"))
     print_hint("An order is claimed only where the interval excludes 0; with one seed nothing is claimed.")
 
 
 def _cells_of(row: Row) -> list[str]:
-    shares = [percent(row.natural), percent(row.certified), f"{100 * row.spread:.1f}", percent(row.unknown)]
-    return [_name(row.condition), str(row.seeds), *shares, f"{row.evaluations:,}", f"{row.seconds:.0f}"]
+    shares = [percent(share) for share in (row.natural, row.adversarial, row.certified)]
+    spread = [f"{100 * row.spread:.1f}", percent(row.unknown)]
+    return [_name(row.condition), str(row.seeds), *shares, *spread, f"{row.evaluations:,}", f"{row.seconds:.0f}"]
 
 
 def _cells_of_comparison(each: Comparison) -> list[str]:
@@ -70,6 +72,6 @@ def _cells_of_comparison(each: Comparison) -> list[str]:
     return [what, str(each.seeds), f"{100 * each.mean:+.1f}", interval, each.verdict]
 
 
-def _name(condition: tuple[str, str, str]) -> str:
-    start, smoother, relaxation = condition
-    return f"{relaxation}, {smoother}" + ("" if start == "scratch" else f", {start}")
+def _name(condition: tuple[str, ...]) -> str:
+    start, smoother, relaxation, *variant = condition
+    return ", ".join(name for name in (*variant, relaxation, smoother, start) if name and name != "scratch")

@@ -25,6 +25,7 @@ from tightrope.experiments.suite import (
     Suite,
     cells,
     config_of,
+    departures,
     evaluations_of,
     overrides_of,
     trials,
@@ -189,6 +190,13 @@ class Experiment:
             differentiated=smoother.needs_gradient,
             train_seconds=run.record.seconds,
             certify_seconds=round(time.monotonic() - start, 3),
+            network=config.model.name,
+            epochs=config.train.epochs,
+            train_images=run.record.samples["train"],
+            processor=run.record.environment.processor,
+            threads=run.record.environment.threads,
+            departures=departures(self.suite, cell, config),
+            note=self.suite.variants[cell.variant].note,
         )
 
     def _samples(self, cell: Cell, config: RunConfig) -> Samples:
@@ -222,17 +230,17 @@ class _Deadline:
 
 def smaller(suite: Suite, epochs: int, count: int) -> Suite:
     """The suite at reduced settings, to see that it works: so many epochs and test images, one seed, two pairs, and the
-    relaxations that come first."""
-    relaxations = {name: overrides for name, overrides in suite.relaxations.items() if name in suite.first}
+    relaxations that come first; of the variants all but the last."""
+    first = {name: overrides for name, overrides in suite.relaxations.items() if name in suite.first}
+    relaxations = first or suite.relaxations
     few = ("smoother.pairs=2", "smoother.chunk=2")
     smoothers = {name: (*each, *(few if _has_pairs(suite, name) else ())) for name, each in suite.smoothers.items()}
-    starts = {name: (*overrides, f"train.epochs={epochs}") for name, overrides in suite.starts.items()}
+    variants = {name: variant for name, variant in suite.variants.items() if name not in suite.last}
     certified = suite.certify.model_copy(update={"count": count})
-    limits = {"certify": certified, "seeds": suite.seeds[:1], "tuning": None}
-    axes = {"relaxations": relaxations, "smoothers": smoothers, "starts": starts}
-    return suite.model_copy(update={**axes, **limits})
+    limits = {"certify": certified, "seeds": suite.seeds[:1], "tuning": None, "epochs": epochs, "last": ()}
+    return suite.model_copy(update={"relaxations": relaxations, "smoothers": smoothers, "variants": variants, **limits})
 
 
 def _has_pairs(suite: Suite, smoother: str) -> bool:
-    cell = Cell(SCRATCH, smoother, LOOSE, suite.seeds[0])
+    cell = next(cell for cell in cells(suite) if cell.smoother == smoother)
     return isinstance(build_plugins(config_of(suite, cell, ())).smoother, Population)
