@@ -14,6 +14,7 @@ from tightrope.experiments.experiment import Budget, Experiment, smaller
 from tightrope.experiments.suite import load_suite
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.comparison import Comparison, Row, comparisons, rows
+from tightrope.reports.gather import condition_name
 
 
 @guarded
@@ -63,15 +64,17 @@ def show(cells: list[CellRecord], folder: Path, baseline: str = "") -> None:
 def _cells_of(row: Row) -> list[str]:
     shares = [percent(share) for share in (row.natural, row.adversarial, row.certified)]
     spread = [f"{100 * row.spread:.1f}", percent(row.unknown)]
-    return [_name(row.condition), str(row.seeds), *shares, *spread, f"{row.evaluations:,}", f"{row.seconds:.0f}"]
+    return [
+        condition_name(row.condition),
+        str(row.seeds),
+        *shares,
+        *spread,
+        f"{row.evaluations:,}",
+        f"{row.seconds:.0f}",
+    ]
 
 
 def _cells_of_comparison(each: Comparison) -> list[str]:
     interval = "" if each.seeds < 2 else f"{100 * each.low:+.1f} to {100 * each.high:+.1f}"
-    what = f"{each.question}: {_name(each.one)} - {_name(each.other)}"
+    what = f"{each.question}: {condition_name(each.one)} - {condition_name(each.other)}"
     return [what, str(each.seeds), f"{100 * each.mean:+.1f}", interval, each.verdict]
-
-
-def _name(condition: tuple[str, ...]) -> str:
-    start, smoother, relaxation, *variant = condition
-    return ", ".join(name for name in (*variant, relaxation, smoother, start) if name and name != "scratch")
