@@ -13,6 +13,7 @@ from tightrope.cli._guard import guarded
 from tightrope.core import registry
 from tightrope.experiments.load import families, load_config, single_presets
 from tightrope.experiments.suite import cells, load_suite, suites
+from tightrope.experiments.table import load_table, sizes, tables
 
 
 class Kind(StrEnum):
@@ -29,12 +30,13 @@ class Kind(StrEnum):
     DATASETS = "datasets"
     PRESETS = "presets"
     SUITES = "suites"
+    TABLES = "tables"
 
 
 @guarded
 def listing(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List plug-ins of one kind, presets or suites."""
-    own = {Kind.PRESETS: _presets, Kind.SUITES: _suites}
+    """List plug-ins of one kind, presets, suites, or the tables that can be reproduced."""
+    own = {Kind.PRESETS: _presets, Kind.SUITES: _suites, Kind.TABLES: _tables}
     rows = own[kind]() if kind in own else _plugins(kind)
     out.print(table(["name", "what it is"], rows, numbers=False))
 
@@ -64,3 +66,12 @@ def _presets() -> list[list[str]]:
 def _suites() -> list[list[str]]:
     found = {name: load_suite(name) for name in suites()}
     return [[name, f"{len(list(cells(suite)))} networks, seeds {suite.seeds}"] for name, suite in found.items()]
+
+
+def _tables() -> list[list[str]]:
+    rows = []
+    for name in tables():
+        found = {budget: load_table(name, budget) for budget in sizes(name)}
+        budgets = ", ".join(f"{budget} ({len(table.cells)} networks)" for budget, table in found.items())
+        rows.append([name, f"{next(iter(found.values())).layout.title}; --budget {budgets}"])
+    return rows
