@@ -134,13 +134,13 @@ def load_table(name: str, budget: str | None = None, suite: str | None = None) -
         ConfigError: what is wrong with the suite, or that it has nothing to show in this layout.
 
     Example:
-        >>> len(load_table("paradox", "minutes").cells)
-        21
+        >>> {cell.smoother for cell in load_table("paradox", "minutes").cells}
+        {'none'}
     """
     file, known = _read(name), sizes(name)
     if budget is not None and budget not in known:
         raise UnknownNameError(f"budget of the table {name}", budget, list(known))
-    chosen = suite or dict(known)[next((size for size in known if budget in (None, size)))]
+    chosen = suite or next(found for size, found in known.items() if budget in (None, size))
     found = NamedTable(name, chosen, load_suite(chosen), file.only, file.layout)
     _check(found)
     return found

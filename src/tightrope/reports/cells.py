@@ -213,8 +213,7 @@ def _about(cells: Group) -> list[str]:
 
 
 def _how_sure(cells: Group, layout: Layout) -> str:
-    seeds = len({cell.seed for cell in cells})
-    over = "Student's 95 % intervals over seeds" if seeds > 1 else "One seed: Wilson's 95 % intervals over the images"
+    over = "95 % intervals are Student's over seeds, and Wilson's over the images where there is a single seed"
     if layout.columns:
         mark = f"(+) and (-): by the paired differences surely above and below {layout.baseline}"
         return f"Certified accuracy in % ± half the interval. {over}; {mark}."
