@@ -10,7 +10,7 @@ import typer
 from tightrope.cli._console import TrainingProgress, out, percent, print_hint, table
 from tightrope.cli._guard import guarded
 from tightrope.errors import MissingDataError
-from tightrope.experiments.experiment import Budget, Experiment, smaller
+from tightrope.experiments.experiment import Budget, Experiment, default_folder, smaller
 from tightrope.experiments.suite import load_suite
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.comparison import Comparison, Row, comparisons, rows
@@ -38,7 +38,7 @@ def experiment(
     full = name if size is None else f"{name}/{size}"
     suite, limit = load_suite(full), Budget() if budget is None else Budget.parse(budget)
     suite = smaller(suite, epochs=1, count=8) if smoke else suite
-    folder = out_ or Path("experiments") / full.removesuffix(".toml").replace("/", "-")
+    folder = out_ or default_folder(full, smoke=smoke)
     if not summary:
         with TrainingProgress(full, epochs=False) as progress:
             left = Experiment(full, suite, folder, limit, data_dir, progress.named).run()

@@ -20,6 +20,7 @@ from tightrope.data._loader import Samples, to_unit
 from tightrope.errors import CorruptDataError, MissingDataError
 from tightrope.evaluation.certificates import folder_of
 from tightrope.experiments.build import build_module, build_plugins
+from tightrope.experiments.model_zoo import is_zoo_name
 from tightrope.experiments.run import Run, load
 from tightrope.frontend.graph import canonical
 from tightrope.records import image
@@ -72,7 +73,7 @@ def audit(
     falsified one must have a certificate; and they are replayed through the module that was trained.
 
     Args:
-        path: a file, a folder of files, or a run folder.
+        path: a file, a folder of files, a run folder, or ``zoo/NAME``.
         model: file of the network, where the certificates are not beside it and do not hold it.
         replay: the original network, asked for its outputs at the counterexample or the image.
         data_dir: where the dataset of a run lies; its images are compared where it is at hand.
@@ -99,7 +100,9 @@ def audit(
 
 
 def _all(path: Path, model: Model | None, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
-    if path.is_file():
+    if is_zoo_name(path):
+        yield from _of_run(load(path), replay, data_dir)
+    elif path.is_file():
         yield _audited(path, model or _beside(path.parent), replay)
     elif RunFolder(path).record.is_file():
         yield from _of_run(load(path), replay, data_dir)
@@ -148,15 +151,15 @@ def _beside(folder: Path) -> Model | None:
 
 def _of_run(run: Run, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
     replay = replay or original(run)
-    sha256 = canonical(run.network, run.params, source_of(run)).sha256
+    own = canonical(run.network, run.params, source_of(run))
     for records in sorted(run.path.glob("certify-*.jsonl")):
         folder = folder_of(records)
         if folder.is_dir():
             known = {folder / f"{record.index}{SUFFIX}": record for record in image.read(records)}
             decided = [path for path, record in known.items() if record.verdict != "unknown"]
-            model, samples = _beside(folder), _samples(image.read_header(records), data_dir)
+            model, samples = _beside(folder) or own, _samples(image.read_header(records), data_dir)
             for path in dict.fromkeys([*decided, *_files(folder)]):
-                yield _audited(path, model, replay, partial(_objection, sha256, known.get(path), samples))
+                yield _audited(path, model, replay, partial(_objection, own.sha256, known.get(path), samples))
 
 
 def _objection(sha256: str, record: ImageRecord | None, samples: Samples | None, given: Certificate) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import product
@@ -18,6 +20,7 @@ from tightrope.experiments.build import build_plugins
 from tightrope.experiments.config import RunConfig
 from tightrope.experiments.load import flat_values, load_config
 from tightrope.experiments.plan import split_sizes
+from tightrope.reports.cells import Axis, Literature
 
 Overrides = tuple[str, ...]
 """``section.key=value`` each."""
@@ -69,12 +72,16 @@ class Variant(_Section):
     Attributes:
         extends: preset that its cells take their settings from; those of the suite's ``run`` win.
         set: what it changes.
+        epochs: length of its runs, see the suite's.
+        smoothers: those that it is run with; none for all.
         published: preset that is the literature's recipe for it; its records name every setting that departs from it.
         note: what a reader of the table has to know.
     """
 
     extends: str | None = None
     set: Overrides = ()
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    smoothers: tuple[str, ...] = ()
     published: str | None = None
     note: str = ""
 
@@ -91,7 +98,8 @@ class Suite(_Section):
         baseline: the variant that others are compared with.
         first: relaxations whose cells come before all others.
         last: variants whose cells come after all others.
-        epochs: length of every run. The schedules of its settings shrink with it: ramp, milestones, averaging.
+        epochs: length of every run; the schedules go with it in proportion: ramp, milestones, averaging.
+        literature: the scale that tables compare theirs with.
     """
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -106,12 +114,16 @@ class Suite(_Section):
     epochs: Annotated[int, Field(ge=1)] | None = None
     certify: Certify = Certify()
     tuning: Tuning | None = None
+    literature: Literature | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Suite:
         for axis, name in (("smoothers", PLAIN), ("relaxations", LOOSE), ("starts", SCRATCH)):
             if name not in getattr(self, axis) and (getattr(self, axis) != FIXED or self.starts.keys() - {SCRATCH}):
                 raise ValueError(f"{axis} must have {name!r}, which others are compared with")
+        for name, variant in self.variants.items():
+            if unknown := sorted(set(variant.smoothers) - set(self.smoothers)):
+                raise ValueError(f"variants.{name} names {unknown[0]!r}, which is no smoother of the suite")
         for key, names in (("baseline", (self.baseline,)), ("last", self.last)):
             if unknown := sorted(set(names) - set(self.variants)):
                 raise ValueError(f"{key} names {unknown[0]!r}, which is no variant of the suite")
@@ -153,7 +165,15 @@ def load_suite(name: str) -> Suite:
         MissingDataError: no such file.
         ConfigError: what is wrong with it.
     """
-    suite = _parse(_read(name), name)
+    return _checked(_parse(_read(name), name)) if name.endswith(".toml") else _packaged(name)
+
+
+@cache
+def _packaged(name: str) -> Suite:
+    return _checked(_parse(_read(name), name))
+
+
+def _checked(suite: Suite) -> Suite:
     for cell in cells(suite.model_copy(update={"seeds": suite.seeds[:1]})):
         config_of(suite, cell, trials(suite, cell.smoother)[0])
     return suite
@@ -168,7 +188,22 @@ def cells(suite: Suite) -> Iterator[Cell]:
     groups = product(suite.starts, (most, *([name] for name in suite.last)), (first, *later), suite.seeds)
     for start, variants, relaxations, seed in groups:
         for variant, smoother, relaxation in product(variants, suite.smoothers, relaxations):
-            yield Cell(start, smoother, relaxation, seed, variant=variant)
+            if smoother in (suite.variants[variant].smoothers or suite.smoothers):
+                yield Cell(start, smoother, relaxation, seed, variant=variant)
+
+
+def narrowed(suite: Suite, only: Mapping[Axis, Sequence[str]]) -> Suite:
+    """The suite with some values of its axes alone.
+
+    Args:
+        only: of an axis the values to keep, or patterns of them (``sigma=*``).
+    """
+    kept: dict[str, Any] = {}
+    for axis, patterns in only.items():
+        values = getattr(suite, f"{axis}s")
+        kept[f"{axis}s"] = {name: v for name, v in values.items() if any(fnmatchcase(name, p) for p in patterns)}
+    last = tuple(name for name in suite.last if name in kept.get("variants", suite.variants))
+    return suite.model_copy(update={**kept, "last": last})
 
 
 def trials(suite: Suite, smoother: str) -> tuple[Overrides, ...]:
@@ -188,10 +223,11 @@ def config_of(suite: Suite, cell: Cell, tuned: Overrides) -> RunConfig:
     Raises:
         ConfigError: they are wrong.
     """
-    preset = suite.variants[cell.variant].extends
-    source = suite.run if preset is None else {**suite.run, "extends": preset}
+    variant = suite.variants[cell.variant]
+    source = suite.run if variant.extends is None else {**suite.run, "extends": variant.extends}
     config = load_config(source, overrides_of(suite, cell, tuned))[1]
-    return config if suite.epochs is None else shortened(config, suite.epochs)
+    epochs = variant.epochs or suite.epochs
+    return config if epochs is None else shortened(config, epochs)
 
 
 def shortened(config: RunConfig, epochs: int) -> RunConfig:

@@ -25,7 +25,7 @@ class CellRecord(BaseModel):
             unknown are only those whose time was up.
         evaluations: losses of a mini-batch evaluated in training, each differentiated if ``differentiated``.
         train_seconds, certify_seconds: what it took.
-        network, epochs, train_images, processor, threads: what was trained, how long, on what.
+        dataset, network, epochs, train_images, processor, threads: what was trained, how long, on what.
         departures: settings that are not those of the literature's recipe for the variant.
         note: of the suite on the variant.
     """
@@ -54,6 +54,7 @@ class CellRecord(BaseModel):
     differentiated: bool
     train_seconds: float
     certify_seconds: float
+    dataset: str = ""
     network: str = ""
     epochs: int = 0
     train_images: int = 0

@@ -83,12 +83,18 @@ def _questions(groups: dict[Condition, list[CellRecord]], baseline: str) -> Iter
         yield from (("smoothed DeepPoly - best plain", each, best) for each in smoothed)
 
 
-def _compare(question: str, one: Condition, other: Condition, groups: dict[Condition, list[CellRecord]]) -> Comparison:
-    first, second = ({cell.seed: cell.certified for cell in groups.get(each, [])} for each in (one, other))
+def difference(one: Iterable[CellRecord], other: Iterable[CellRecord]) -> tuple[int, float, float, float]:
+    """Seeds that both have, the mean difference of certified accuracy on them, and its paired 95 % interval; zeros
+    without a seed."""
+    first, second = ({cell.seed: cell.certified for cell in each} for each in (one, other))
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-    low, high = paired(differences) if differences else (0.0, 0.0)
-    mean = fmean(differences) if differences else 0.0
-    return Comparison(question, one, other, len(differences), mean, low, high)
+    if not differences:
+        return 0, 0.0, 0.0, 0.0
+    return len(differences), fmean(differences), *paired(differences)
+
+
+def _compare(question: str, one: Condition, other: Condition, groups: dict[Condition, list[CellRecord]]) -> Comparison:
+    return Comparison(question, one, other, *difference(groups.get(one, []), groups.get(other, [])))
 
 
 def _grouped(cells: Iterable[CellRecord]) -> dict[Condition, list[CellRecord]]:
