@@ -11,7 +11,20 @@ from typer.core import TyperGroup
 from tightrope._version import __version__
 from tightrope.cli import STARTED
 
-_COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "experiment", "tune", "list")
+_COMMANDS = (
+    "train",
+    "plan",
+    "certify",
+    "audit",
+    "verify",
+    "export",
+    "demo",
+    "experiment",
+    "tune",
+    "report",
+    "compare",
+    "list",
+)
 _FILES = {"list": "listing"}
 """File and function below ``tightrope.cli`` where that is not the command's name, which Python has taken."""
 

@@ -79,6 +79,16 @@ def span(low: float, high: float) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
+def probability(p: float) -> str:
+    """A p-value; what is as good as 0 is not written out.
+
+    Example:
+        >>> probability(0.0421), probability(1e-171)
+        ('0.042', '< 0.0001')
+    """
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
 def duration(seconds: float | None) -> str:
     """In the largest unit that leaves a number of at least 1.
 
