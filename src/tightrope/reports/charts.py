@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from tightrope.records.image import NATURAL
 from tightrope.reports.gather import Certification, Radii, TrainedRun
 from tightrope.reports.results import KINDS, Group, Kind, pareto
 from tightrope.reports.tables import Cell, Table
-from tightrope.reports.units import duration, number, percent, printed, radius, span
+from tightrope.reports.units import duration, number, percent, printed, radius, rank, span
 
 Figure = dict[str, Any]
 TINTS = 6
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 MOST_POINTS = 200
+MOST_NAMED = 12  # lines of a legend; of more the names are shown on hovering alone
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Chart:
     alt: str
     figure: Figure
     table: Table
-    height: int = 380
+    height: int = 330
 
 
 def safe(text: str) -> str:
@@ -66,11 +68,11 @@ def wrapped(text: str, width: int = 24) -> str:
 
 def accuracies(groups: Sequence[Group]) -> Chart:
     """Natural, adversarial and certified accuracy, with intervals."""
-    names = [wrapped(group.label) for group in groups]
-    data = [_dots(groups, names, kind, index) for index, kind in enumerate(KINDS)]
+    data = [_dots(groups, kind, index) for index, kind in enumerate(KINDS)]
+    names, rows = [wrapped(group.label) for group in groups], list(range(len(groups)))
     layout = {
         "xaxis": {"title": {"text": "share of the images (%)"}, "range": [0, 102]},
-        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
+        "yaxis": {"range": [len(groups) - 0.5, -0.5], "tickvals": rows, "ticktext": names, "showgrid": False},
     }
     several = any(group.seeds > 1 for group in groups)
     bars = "95 % intervals of the images" + (", or one standard deviation over the seeds" if several else "")
@@ -81,21 +83,22 @@ def accuracies(groups: Sequence[Group]) -> Chart:
         f"Accuracies of {len(groups)} networks. {said}.",
         {"data": data, "layout": layout},
         _accuracy_table(groups),
-        height=150 + 46 * len(groups),
+        height=110 + 64 * len(groups),
     )
 
 
-def _dots(groups: Sequence[Group], names: Sequence[str], kind: Kind, tint: int) -> Figure:
+def _dots(groups: Sequence[Group], kind: Kind, tint: int) -> Figure:
     means, ends = [group.mean(kind) for group in groups], [group.ends(kind) for group in groups]
+    said = [f"{kind} {percent(mean)} % ({span(*end)})" for mean, end in zip(means, ends, strict=True)]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": kind,
         "x": [100 * mean for mean in means],
-        "y": list(names),
+        "y": [row + 0.24 * (tint - 1) for row in range(len(groups))],
         "error_x": _errors(means, ends),
         "marker": {"symbol": SYMBOLS[tint], "size": 9},
-        "text": [f"{safe(g.label)}<br>{kind} {percent(m)} % ({span(*e)})" for g, m, e in zip(groups, means, ends, strict=True)],
+        "text": [f"{safe(group.label)}<br>{each}" for group, each in zip(groups, said, strict=True)],
         "hovertemplate": "%{text}<extra></extra>",
         "tint": tint,
     }
@@ -151,7 +154,7 @@ def tradeoff(groups: Sequence[Group]) -> Chart:
         f"Natural against certified accuracy of {len(groups)} networks. On the Pareto front: {unbeaten}.",
         {"data": [line, *points] if len(front) > 1 else points, "layout": layout},
         _accuracy_table(groups),
-        height=430,
+        height=380,
     )
 
 
@@ -191,7 +194,7 @@ def cost(groups: Sequence[Group]) -> Chart:
     said = "; ".join(f"{g.label}: {percent(g.mean('certified'))} % after {duration(g.seconds)}" for g in groups)
     caption = "Times are of the machines that the runs were trained on, see Environment; they compare on one machine only."
     figure = {"data": points, "layout": layout}
-    return Chart("Certified accuracy against cost", caption, f"{said}.", figure, _accuracy_table(groups), height=430)
+    return Chart("Certified accuracy against cost", caption, f"{said}.", figure, _accuracy_table(groups), height=380)
 
 
 # ------------------------------------------------------------------------------------------------------- radii
@@ -206,7 +209,8 @@ def radius_curves(found: Sequence[tuple[str, Radii]]) -> Chart:
         data += _band([float(Fraction(p.eps)) for p in curve], [p.certified_interval for p in curve], index)
         for kind, dash in (("certified", "solid"), ("adversarial", "dot")):
             shares = [getattr(point, f"{kind}_accuracy") for point in curve]
-            data.append(_radius_line(f"{label}, {kind}", curve, shares, dash, index))
+            line = _radius_line(f"{label}, {kind}", curve, shares, dash, index)
+            data.append(line | _legend(label, index, kind == "certified"))
         shown = [point for position, point in enumerate(curve) if position % max(1, len(curve) // 16) == 0]
         rows += [
             (
@@ -230,8 +234,13 @@ def radius_curves(found: Sequence[tuple[str, Radii]]) -> Chart:
         f"Certified and adversarial accuracy as functions of the radius. {'; '.join(said)}.",
         {"data": data, "layout": layout},
         Table("The numbers", ("network", "radius", "adversarial (%)", "certified (%)"), tuple(rows)),
-        height=430,
+        height=380,
     )
+
+
+def _legend(label: str, index: int, shown: bool) -> Figure:
+    """One entry for all lines of a run."""
+    return {"name": safe(label), "legendgroup": str(index), "showlegend": shown}
 
 
 def _radius_line(name: str, curve: Sequence[Any], shares: Sequence[float], dash: str, index: int) -> Figure:
@@ -311,16 +320,22 @@ VERDICTS = ("verified", "falsified", "unknown")
 
 def verdict_table(label: str, given: Certification) -> Table:
     """What each method decided, and the time of the images that it had the last word on."""
-    rows = []
-    for method in dict.fromkeys(record.method for record in given.records):
+    rows = list[tuple[Cell, ...]]()
+    for method in sorted({record.method for record in given.records}, key=_turn):
         mine = [record for record in given.records if record.method == method]
         counts = [sum(record.verdict == verdict for record in mine) for verdict in VERDICTS]
         total, longest = sum(record.seconds for record in mine), max(record.seconds for record in mine)
         times = (Cell(duration(total), total), Cell(duration(longest), longest))
-        name = "the image itself" if method == "natural" else printed(method)
+        name = "the image itself" if method == NATURAL else printed(method)
         rows.append((Cell(name), *(Cell(f"{count:,}", count) for count in counts), *times))
     columns = ("last word", *VERDICTS, "time together", "longest image")
     return Table(f"{label}: {given.what}", columns, tuple(rows))
+
+
+def _turn(method: str) -> tuple[int, int, str]:
+    """In the order in which methods are tried: the image itself, the attack, then from cheap to tight."""
+    first = {NATURAL: 0, "pgd": 1, "apgd": 1}
+    return first.get(method, 2), rank(method), method
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -353,7 +368,8 @@ def _metric_curves(runs: Sequence[TrainedRun], metric: str, title: str, unit: st
             values = [(e.epoch, scale * getattr(e, part)[metric]) for e in run.epochs if metric in getattr(e, part)]
             if not values:
                 continue
-            data.append(_curve(f"{run.label}, {part}", values, dash, index, unit))
+            first = not any(trace["legendgroup"] == str(index) for trace in data)
+            data.append(_curve(f"{run.label}, {part}", values, dash, index, unit) | _legend(run.label, index, first))
             said.append(f"{run.label}, {part}: {number(values[-1][1])}{unit and ' ' + unit} at the end")
             shown = values[:: max(1, len(values) // 20)]
             shown = shown if shown[-1] == values[-1] else [*shown, values[-1]]
@@ -408,7 +424,7 @@ def _schedules(runs: Sequence[TrainedRun]) -> Chart:
         for name, dash, value in facts:
             values = [(epoch.epoch, value(epoch)) for epoch in run.epochs]
             if any(found > 0 for _, found in values):
-                data.append(_curve(f"{run.label}, {name}", values, dash, index, ""))
+                data.append(_curve(f"{run.label}, {name}", values, dash, index, "") | _legend(run.label, index, name == "eps"))
         shown = run.epochs[:: max(1, len(run.epochs) // 20)]
         rows += [
             (
@@ -428,14 +444,17 @@ def _schedules(runs: Sequence[TrainedRun]) -> Chart:
     return Chart("Schedules", caption, alt, {"data": data, "layout": layout}, Table("The numbers", columns, tuple(rows)))
 
 
-def merged_layout(layout: Mapping[str, Any]) -> Figure:
-    """A layout with what all charts share."""
-    shared: Figure = {
-        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+def figure_of(chart: Chart) -> Figure:
+    """What the page needs to draw it: traces, the layout with what all charts share, and the height."""
+    named = sum(trace.get("showlegend", True) for trace in chart.figure["data"])
+    layout = {
+        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "xanchor": "left"},
         "hovermode": "closest",
+        "showlegend": named <= MOST_NAMED,
+        **chart.figure["layout"],
     }
-    found = {**shared, **layout}
     for axis in ("xaxis", "yaxis"):
-        found[axis] = {"automargin": True, **layout.get(axis, {})}
-    return found
+        layout[axis] = {"automargin": True, **layout.get(axis, {})}
+    names = 20 * named if named <= MOST_NAMED else 0
+    return {"data": chart.figure["data"], "layout": layout, "height": chart.height + names}

@@ -11,7 +11,7 @@ from typing import Any
 from tightrope.records.image import CONFIDENCE
 from tightrope.records.intervals import matched, mcnemar
 from tightrope.reports.gather import Certification, TrainedRun
-from tightrope.reports.results import KINDS, Kind
+from tightrope.reports.results import KINDS, Kind, way
 from tightrope.reports.units import radius
 
 ABSENT = "-"
@@ -132,8 +132,13 @@ def _why_uncertified(run: TrainedRun) -> str:
 
 
 def pairings(runs: Sequence[TrainedRun]) -> list[Pairing]:
-    """Every run but the first against the first."""
-    return [pairing(run, runs[0]) for run in runs[1:]]
+    """Every run but the first against the first, or against the one of its own seed that is trained like the first."""
+    return [pairing(run, _partner(run, runs)) for run in runs[1:]]
+
+
+def _partner(run: TrainedRun, runs: Sequence[TrainedRun]) -> TrainedRun:
+    same_seed = [other for other in runs if way(other) == way(runs[0]) and other.seed == run.seed and other is not run]
+    return same_seed[0] if same_seed else runs[0]
 
 
 def pairing(one: TrainedRun, other: TrainedRun) -> Pairing:

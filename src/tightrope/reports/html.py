@@ -13,7 +13,7 @@ from typing import Any
 from tightrope._version import __version__
 from tightrope.core.extras import require
 from tightrope.reports import charts, compare, pictures
-from tightrope.reports.charts import Chart, merged_layout
+from tightrope.reports.charts import Chart, figure_of
 from tightrope.reports.comparison import Comparison, comparisons
 from tightrope.reports.gather import Certification, Gathered, TrainedRun, condition_name
 from tightrope.reports.pictures import Failure, Picture
@@ -23,7 +23,7 @@ from tightrope.reports.tables import Cell, Table, matrix, result_tables, seed_ta
 from tightrope.reports.units import duration, number, percent, probability, radius
 
 EXTRA = "report"
-_MOST_PICTURED = 12  # images in the table of those without pictures
+_MOST_LISTED = 12  # images without pictures
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ class _Page:
 
     def draw(self, chart: Chart) -> Drawn:
         name = f"chart-{len(self.figures) + 1}"
-        layout = merged_layout(chart.figure["layout"])
-        self.figures[name] = {"data": chart.figure["data"], "layout": layout, "height": chart.height}
+        self.figures[name] = figure_of(chart)
         return Drawn(name, chart)
 
 
@@ -142,7 +141,7 @@ def _hash(script: str) -> str:
 
 
 def _title(gathered: Gathered) -> str:
-    names = [run.label for run in gathered.runs]
+    names = list(dict.fromkeys(run.record.name for run in gathered.runs))
     names += sorted({cell.cell.suite for cell in gathered.cells if cell.cell})
     return f"Tightrope: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -151,7 +150,7 @@ def _lead(gathered: Gathered, found: Sequence[Group]) -> str:
     trained = len(gathered.runs) + len(gathered.cells)
     certified = sum(group.seeds for group in found)
     networks = "1 network" if trained == 1 else f"{trained} networks"
-    return f"{networks} trained, {certified} certified; in {len(found)} different ways, seeds left aside."
+    return f"{networks}, {'certified' if certified == trained else f'{certified} of them certified'}."
 
 
 # ---------------------------------------------------------------------------------------------------- sections
@@ -211,7 +210,7 @@ def _differences(gathered: Gathered) -> Section | None:
     tables = [_pairing_table(pair) for pair in pairs if pair.differences]
     compared = comparisons(cell.cell for cell in gathered.cells if cell.cell)
     tables += [_comparison_table(compared)] if compared else []
-    notes = [f"{pair.one_label} - {pair.other_label}: {pair.why_not}" for pair in pairs if pair.why_not]
+    notes = [f"{pair.one_label} and {pair.other_label}: {pair.why_not}" for pair in pairs if pair.why_not]
     if not tables and not notes:
         return None
     text = "In percentage points. An order is claimed only where the interval excludes 0."
@@ -234,7 +233,7 @@ def _pairing_table(pair: compare.Pairing) -> Table:
         for each in pair.differences
     )
     note = f"The same {pair.differences[0].images:,} images of {pair.one.data}, eps {radius(pair.one.eps)}; of these "
-    return Table(f"{pair.one_label} - {pair.other_label}", columns, rows, f"{note}networks, not of other seeds.")
+    return Table(f"{pair.one_label} minus {pair.other_label}", columns, rows, f"{note}networks, not of other seeds.")
 
 
 def _comparison_table(found: Sequence[Comparison]) -> Table:
@@ -299,7 +298,7 @@ def _failed(run: TrainedRun, main: Certification) -> Part:
             Cell(number(record.upper or 0.0), record.upper),
             Cell(record.method),
         )
-        for record in broken[:_MOST_PICTURED]
+        for record in broken[:_MOST_LISTED]
     )
     note = "The counterexamples were not kept: certify with --evidence, and they are shown here."
     return Part(title, tables=[Table("Worst images", ("image", "class", "margin", "found by"), rows)], notes=[note])
@@ -375,7 +374,7 @@ def _facts(run: TrainedRun) -> list[tuple[str, str]]:
         ("Length", f"{training.get('epochs', '?')} epochs, {record.steps:,} steps of {training.get('batch_size', '?')} images"),
         ("Time of training", duration(record.seconds) + (f", resumed {record.resumed} times" if record.resumed else "")),
         ("Seed", str(run.seed)),
-        ("Machine", f"{place.processor}, {place.device}, {place.threads} threads, {place.platform}"),
+        ("Machine", f"{place.processor}, {place.device}, threads: {place.threads}, {place.platform}"),
         ("Software", f"Tightrope {place.tightrope}, PyTorch {place.torch}, Python {place.python}"),
         ("Weights (SHA-256)", record.weights_sha256 or "none yet"),
     ]
@@ -385,6 +384,6 @@ def _facts(run: TrainedRun) -> list[tuple[str, str]]:
 
 def _options(section: Any) -> str:
     """A plug-in with its options."""
-    values = {key: value for key, value in section.items() if key != "name"}
+    values = {key: value for key, value in section.items() if key != "name" and section.get("name") != "none"}
     shown = ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
     return f"{section.get('name', '')}" + (f" ({shown})" if shown else "")

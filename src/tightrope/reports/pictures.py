@@ -19,7 +19,7 @@ from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate
 from tightrope.records.image import NATURAL, ImageRecord
 from tightrope.reports.gather import Certification
 
-MOST = 8
+MOST = 6
 _SIZE = 112  # pixels of a side, at least
 
 

@@ -46,7 +46,7 @@
     responsive: true,
     displaylogo: false,
     displayModeBar: true,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "pan2d", "zoom2d", "autoScale2d"],
+    modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
     toImageButtonOptions: { scale: 2 },
   };
 
@@ -152,7 +152,7 @@
 
   /** Boxes that scroll are reached by keyboard; others need not be. */
   const scrollable = () => {
-    for (const box of document.querySelectorAll(".table, pre")) {
+    for (const box of document.querySelectorAll(".scroll, pre")) {
       if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
