@@ -50,7 +50,10 @@ def _accuracies(runs: tuple[TrainedRun, ...]) -> list[list[str]]:
     mains = [run.main for run in runs]
     rows = [["certified", *(_certified_how(main.what) if main else "not yet" for main in mains)]]
     for kind in KINDS:
-        shares = [main and (getattr(main.summary, f"{kind}_accuracy"), getattr(main.summary, f"{kind}_interval")) for main in mains]
+        shares = [
+            main and (getattr(main.summary, f"{kind}_accuracy"), getattr(main.summary, f"{kind}_interval"))
+            for main in mains
+        ]
         rows.append([f"{kind} accuracy", *(f"{percent(s[0])} %\n{span(*s[1])}" if s else "" for s in shares)])
     rows.append(["unknown images", *(f"{main.summary.unknown:,}" if main else "" for main in mains)])
     rows.append(["weights", *(f"{run.record.weights:,}" for run in runs)])
@@ -75,5 +78,5 @@ def _differences(pair: Pairing) -> Table:
         ]
         for each in pair.differences
     ]
-    title = f"{pair.one_label} - {pair.other_label}, in points: the same {pair.differences[0].images:,} images of {pair.one.data}"
-    return table(columns, rows, f"{title}, eps {pair.one.eps}")
+    what = f"the same {pair.differences[0].images:,} images of {pair.one.data}, eps {pair.one.eps}"
+    return table(columns, rows, f"{pair.one_label} - {pair.other_label}, in points: {what}")

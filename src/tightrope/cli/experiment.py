@@ -69,4 +69,3 @@ def _cells_of_comparison(each: Comparison) -> list[str]:
     interval = "" if each.seeds < 2 else f"{100 * each.low:+.1f} to {100 * each.high:+.1f}"
     what = f"{each.question}: {condition_name(each.one)} - {condition_name(each.other)}"
     return [what, str(each.seeds), f"{100 * each.mean:+.1f}", interval, each.verdict]
-

@@ -20,9 +20,7 @@ from tightrope.reports.tables import latex, markdown, result_tables
 
 @guarded
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Run folders, folders of them, or the folder of an experiment.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, folders of them, or the folder of an experiment.")],
     out_: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The file to write. Default: report.html; tables go to the output."),

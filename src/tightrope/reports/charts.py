@@ -192,7 +192,9 @@ def cost(groups: Sequence[Group]) -> Chart:
         "yaxis": {"title": {"text": "certified accuracy (%)"}},
     }
     said = "; ".join(f"{g.label}: {percent(g.mean('certified'))} % after {duration(g.seconds)}" for g in groups)
-    caption = "Times are of the machines that the runs were trained on, see Environment; they compare on one machine only."
+    caption = (
+        "Times are of the machines that the runs were trained on, see Environment; they compare on one machine only."
+    )
     figure = {"data": points, "layout": layout}
     return Chart("Certified accuracy against cost", caption, f"{said}.", figure, _accuracy_table(groups), height=380)
 
@@ -379,7 +381,7 @@ def _metric_curves(runs: Sequence[TrainedRun], metric: str, title: str, unit: st
     caption = "Solid: validation split. Dotted: mean of the training steps of an epoch."
     if metric == "surrogate_accuracy":
         caption += " The surrogate is what training bounds or attacks; it is no certificate."
-    layout = {
+    layout: dict[str, Figure] = {
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": f"{metric.replace('_', ' ')}{unit and f' ({unit})'}"}},
     }
@@ -424,7 +426,9 @@ def _schedules(runs: Sequence[TrainedRun]) -> Chart:
         for name, dash, value in facts:
             values = [(epoch.epoch, value(epoch)) for epoch in run.epochs]
             if any(found > 0 for _, found in values):
-                data.append(_curve(f"{run.label}, {name}", values, dash, index, "") | _legend(run.label, index, name == "eps"))
+                data.append(
+                    _curve(f"{run.label}, {name}", values, dash, index, "") | _legend(run.label, index, name == "eps")
+                )
         shown = run.epochs[:: max(1, len(run.epochs) // 20)]
         rows += [
             (
@@ -441,7 +445,9 @@ def _schedules(runs: Sequence[TrainedRun]) -> Chart:
     }
     alt = "Radius, learning rate and weight noise by epoch."
     caption = "Solid: training radius. Dotted: learning rate. Dash-dotted: standard deviation of the weight noise."
-    return Chart("Schedules", caption, alt, {"data": data, "layout": layout}, Table("The numbers", columns, tuple(rows)))
+    return Chart(
+        "Schedules", caption, alt, {"data": data, "layout": layout}, Table("The numbers", columns, tuple(rows))
+    )
 
 
 def figure_of(chart: Chart) -> Figure:

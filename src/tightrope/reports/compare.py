@@ -178,5 +178,7 @@ def _why_not(one: TrainedRun, other: TrainedRun) -> str:
     for run in (one, other):
         if run.main is None:
             return f"{run.label} {_why_uncertified(run)}"
-    here, there = (" and ".join(dict.fromkeys(e.what for e in run.certifications if e.finished)) for run in (one, other))
+    here, there = (
+        " and ".join(dict.fromkeys(e.what for e in run.certifications if e.finished)) for run in (one, other)
+    )
     return f"No certification of both is of the same images, radius and kind: {here}; but {there}."

@@ -18,7 +18,7 @@ from tightrope.reports.comparison import Comparison, comparisons
 from tightrope.reports.gather import Certification, Gathered, TrainedRun, condition_name
 from tightrope.reports.pictures import Failure, Picture
 from tightrope.reports.reproduce import caveats, commands, settings_toml
-from tightrope.reports.results import Group, Result, by_subject, groups, results
+from tightrope.reports.results import Group, by_subject, groups, results
 from tightrope.reports.tables import Cell, Table, matrix, result_tables, seed_table
 from tightrope.reports.units import duration, number, percent, probability, radius
 
@@ -32,9 +32,10 @@ class Drawn:
 
     id: str
     chart: Chart
+    height: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
     """What stands together in a section, in this order."""
 
@@ -82,7 +83,7 @@ class _Page:
     def draw(self, chart: Chart) -> Drawn:
         name = f"chart-{len(self.figures) + 1}"
         self.figures[name] = figure_of(chart)
-        return Drawn(name, chart)
+        return Drawn(name, chart, self.figures[name]["height"])
 
 
 def render(gathered: Gathered, title: str = "") -> str:
@@ -169,7 +170,10 @@ def _sections(page: _Page, gathered: Gathered, found: Sequence[Group]) -> Iterab
 
 
 def _results(page: _Page, gathered: Gathered, found: Sequence[Group]) -> Section:
-    parts = [_subject(page, table, each) for table, each in zip(result_tables(found), by_subject(found).values(), strict=True)]
+    parts = [
+        _subject(page, table, each)
+        for table, each in zip(result_tables(found), by_subject(found).values(), strict=True)
+    ]
     warnings = compare.warnings(gathered.runs)
     if gathered.unfinished:
         warnings.append(f"{len(gathered.unfinished)} cells of the experiment are begun and not certified yet.")
@@ -271,16 +275,20 @@ def _verdicts(page: _Page, runs: Sequence[TrainedRun]) -> Section | None:
     found = [(run.label, each) for run in runs for each in run.certifications if each.records]
     if not found:
         return None
-    labels = [f"{label}, {'complete' if each.complete else 'incomplete'}, eps {radius(each.eps)}" for label, each in found]
+    labels = [
+        f"{label}, {'complete' if each.complete else 'incomplete'}, eps {radius(each.eps)}" for label, each in found
+    ]
     chart = charts.verdicts_over_time([(label, each) for label, (_, each) in zip(labels, found, strict=True)])
     tables = [charts.verdict_table(label, each) for label, each in found]
-    return Section("verdicts", "Verdicts by method and time", parts=[Part(charts=[page.draw(chart)]), Part(tables=tables)])
+    return Section(
+        "verdicts", "Verdicts by method and time", parts=[Part(charts=[page.draw(chart)]), Part(tables=tables)]
+    )
 
 
 def _failures(runs: Sequence[TrainedRun]) -> Section | None:
     parts = [_failed(run, main) for run in runs if (main := run.main) and pictures.worst_records(main.records)]
     text = (
-        "Images that are right as they are and wrong somewhere within the radius, those with the smallest margin first. "
+        "Images that are right as they are and wrong somewhere within the radius, the smallest margins first. "
         "The auditor shares no code with what found the counterexamples."
     )
     return Section("failures", "Where it fails", text, parts) if parts else None
@@ -353,7 +361,9 @@ def _card(name: str, run: TrainedRun) -> RunCard:
     for each in run.certifications:
         if not each.finished:
             done = f"{len(each.records):,} of {each.total:,} images"
-            warnings.append(f"{each.path.name}: {done} are decided; which come first is no chance, so no share is shown.")
+            warnings.append(
+                f"{each.path.name}: {done} are decided; which come first is no chance, so no share is shown."
+            )
     if run.main is None and not warnings:
         warnings.append(f"Not certified. Run: tightrope certify {run.folder.path}")
     return RunCard(name, run.label, _facts(run), commands(run), caveats(run), settings_toml(run), warnings)
@@ -371,8 +381,14 @@ def _facts(run: TrainedRun) -> list[tuple[str, str]]:
         ("Smoother", _options(config.get("smoother", {}))),
         ("Radius", f"{run.target} at test time, {eps.get('train', '')} in training ({eps.get('ramp', 'no')} ramp)"),
         ("Optimizer", _options(config.get("optimizer", {}))),
-        ("Length", f"{training.get('epochs', '?')} epochs, {record.steps:,} steps of {training.get('batch_size', '?')} images"),
-        ("Time of training", duration(record.seconds) + (f", resumed {record.resumed} times" if record.resumed else "")),
+        (
+            "Length",
+            f"{training.get('epochs', '?')} epochs, {record.steps:,} steps of {training.get('batch_size', '?')} images",
+        ),
+        (
+            "Time of training",
+            duration(record.seconds) + (f", resumed {record.resumed} times" if record.resumed else ""),
+        ),
         ("Seed", str(run.seed)),
         ("Machine", f"{place.processor}, {place.device}, threads: {place.threads}, {place.platform}"),
         ("Software", f"Tightrope {place.tightrope}, PyTorch {place.torch}, Python {place.python}"),
@@ -385,5 +401,7 @@ def _facts(run: TrainedRun) -> list[tuple[str, str]]:
 def _options(section: Any) -> str:
     """A plug-in with its options."""
     values = {key: value for key, value in section.items() if key != "name" and section.get("name") != "none"}
-    shown = ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
+    shown = ", ".join(
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()
+    )
     return f"{section.get('name', '')}" + (f" ({shown})" if shown else "")

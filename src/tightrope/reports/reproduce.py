@@ -28,8 +28,8 @@ def commands(run: TrainedRun) -> list[str]:
     folder = run.folder.path.resolve().name
     again = f"{folder}-again"
     lines = [f"tightrope train config.toml --out {shlex.quote(again)}"]
-    headers = [each.header for each in (*run.certifications, *run.radii)]
-    return lines + [_certify(again, header) for header in headers if header.get("dataset", "data") != "data"]
+    named = [header for _, header in _headers(run) if header.get("dataset", "data") != "data"]
+    return lines + [_certify(again, header) for header in named]
 
 
 def caveats(run: TrainedRun) -> list[str]:
@@ -38,15 +38,20 @@ def caveats(run: TrainedRun) -> list[str]:
     if run.record.handed_in:
         what = " and ".join(run.record.handed_in)
         found.append(f"The {what} came from Python: hand it in again with tr.fit, under these settings.")
-    for each in (*run.certifications, *run.radii):
-        if not _ATTACK.fullmatch(str(each.header.get("attack", ""))):
-            attack = each.header.get("attack")
-            found.append(f"{each.path.name} was made with an attack that only Python can name: {attack}.")
-        if "spec" in each.header:
-            found.append(f"{each.path.name} is about a property that was handed in from Python.")
+    for name, header in _headers(run):
+        if not _ATTACK.fullmatch(str(header.get("attack", ""))):
+            found.append(f"{name} was made with an attack that only Python can name: {header.get('attack')}.")
+        if "spec" in header:
+            found.append(f"{name} is about a property that was handed in from Python.")
     if run.record.environment.device != "cpu":
         found.append("Sums on a GPU may be rounded differently from run to run: the weights may differ a little.")
     return found
+
+
+def _headers(run: TrainedRun) -> list[tuple[str, Mapping[str, Any]]]:
+    """Of all certifications, with the names of their files."""
+    found = [(each.path.name, each.header) for each in run.certifications]
+    return found + [(each.path.name, each.header) for each in run.radii]
 
 
 def _certify(folder: str, header: Mapping[str, Any]) -> str:

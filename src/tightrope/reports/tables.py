@@ -104,11 +104,8 @@ def _note(groups: Sequence[Group]) -> str:
     several = any(group.seeds > 1 for group in groups)
     seeds = "Mean ± standard deviation over seeds where there are several. " if several else ""
     best = "Bold: the highest of its column, whether or not the difference is more than chance. " if groups[1:] else ""
-    proof = (
-        ""
-        if groups[0].first.subject.complete
-        else "Verification was incomplete: certified accuracy is a lower bound of what complete verification would find. "
-    )
+    complete = groups[0].first.subject.complete
+    proof = "" if complete else "Incomplete verification: certified accuracy is a lower bound of what is provable. "
     return f"{seeds}{best}{proof}Time is of training.".strip()
 
 
@@ -142,7 +139,9 @@ def matrix(groups: Sequence[Group]) -> Table | None:
     rows = tuple((Cell(name), *(_place(places.get((name, s), [])) for s in smoothers)) for name in relaxations)
     best = max(cell.key for row in rows for cell in row[1:] if cell.key is not None)
     marked = tuple(tuple(replace(cell, best=cell.key == best) for cell in row) for row in rows)
-    note = "Certified accuracy in percent; below it the natural one. Of several networks in one place the best is shown."
+    note = (
+        "Certified accuracy in percent; below it the natural one. Of several networks in one place the best is shown."
+    )
     return Table(f"{groups[0].first.subject}", ("Relaxation \\ smoother", *smoothers), marked, note)
 
 
@@ -232,7 +231,6 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
-    "α": r"$\alpha$",
     **{mark: rf"\{mark}" for mark in "&%$#_{}"},
 }
 

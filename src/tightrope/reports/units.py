@@ -13,7 +13,7 @@ _PRINTED = {
     "crown_ibp": "CROWN-IBP",
     "deepz": "DeepZ",
     "deeppoly": "DeepPoly",
-    "alpha_crown": "α-CROWN",
+    "alpha_crown": "alpha-CROWN",
     "none": "none",
     "rgs": "RGS",
     "pgpe": "PGPE",
