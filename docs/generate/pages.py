@@ -1,0 +1,16 @@
+"""All generated files of the site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from docs.generate import api
+
+
+def generated(root: Path) -> dict[str, str | bytes]:
+    """From a file's place below ``docs/`` to its content.
+
+    Args:
+        root: of the repository.
+    """
+    return {**api.pages(root)}
