@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tightrope as tr
 from docs.generate.markdown import page
+
+import tightrope as tr
 
 PACKAGES = {
     "core": "Graph, weights, boxes, properties, noise",
@@ -49,7 +50,10 @@ def _check(source: Path) -> None:
 
 
 def _public() -> str:
-    parts = ["Everything that a user needs, imported on first use; what of it is promised to stay: [stability](../stability.md)."]
+    parts = [
+        "Everything that a user needs, imported on first use. What of it is promised to stay: "
+        "[stability](../stability.md)."
+    ]
     for name in tr.__all__:
         if name != "__version__":
             value = getattr(tr, name)

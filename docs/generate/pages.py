@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docs.generate import api
+from docs.generate import api, commands, configuration, layers, plugins, presets, results
 
 
 def generated(root: Path) -> dict[str, str | bytes]:
@@ -13,4 +13,12 @@ def generated(root: Path) -> dict[str, str | bytes]:
     Args:
         root: of the repository.
     """
-    return {**api.pages(root)}
+    return {
+        **api.pages(root),
+        **commands.pages(),
+        **configuration.pages(),
+        **layers.pages(),
+        **plugins.pages(),
+        **presets.pages(root),
+        **results.pages(root),
+    }

@@ -10,12 +10,17 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`~?([\w.]+)`")
 
 
 class Roles(griffe.Extension):
-    """Turns roles into links that may lead nowhere: then they are plain code."""
+    """Turns roles into links."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         """Rewrite the docstring of one module, class, function or attribute."""
         if obj.docstring is not None:
-            obj.docstring.value = _ROLE.sub(_link, obj.docstring.value)
+            obj.docstring.value = without_roles(obj.docstring.value)
+
+
+def without_roles(text: str) -> str:
+    """The text with links in place of roles; what is not documented anywhere becomes plain code."""
+    return _ROLE.sub(_link, text)
 
 
 def _link(match: re.Match[str]) -> str:
