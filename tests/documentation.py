@@ -135,12 +135,32 @@ def check_other(words: list[str]) -> None:
         assert program in ("cd", "git", "ls", "cat", "export", "source", "python"), f"{program} is not known here"
 
 
-def skeleton(text: str) -> list[str]:
-    """What of an output does not depend on the machine: words, without numbers, frames, times and hints that wrap."""
-    words = re.sub(r"[^\w%./-]+", " ", NUMBER.sub("#", text))
-    return words.split()
+def missing(shown: str, printed: str) -> list[str]:
+    """Lines that a page shows and that did not come, in this order.
+
+    Words must be the same and percentages within 5 points. Lines of other numbers, such as counts and seconds, depend on
+    the machine: they are not looked at.
+    """
+    lines, found = iter(printed.splitlines()), []
+    for line in shown.splitlines():
+        if re.search(r"\d", line) and "%" not in line:
+            continue
+        rest = list(lines)
+        place = next((i for i, other in enumerate(rest) if _alike(line, other)), None)
+        found += [line] if place is None else []
+        lines = iter(rest if place is None else rest[place + 1 :])
+    return found
 
 
-def percentages(text: str) -> list[float]:
-    """Of an output, in their order."""
-    return [float(number) for number in re.findall(r"(\d+\.\d) %", text)]
+def _alike(line: str, other: str) -> bool:
+    one, two = _words(line), _words(other)
+    return one == two and all(abs(a - b) <= 5 for a, b in zip(_percentages(line), _percentages(other), strict=True))
+
+
+def _words(line: str) -> list[str]:
+    """Without numbers and frames."""
+    return re.sub(r"[^\w%./-]+", " ", NUMBER.sub("#", line)).split()
+
+
+def _percentages(line: str) -> list[float]:
+    return [float(number) for number in re.findall(r"(\d+\.\d) %", line)]
