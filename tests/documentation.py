@@ -116,7 +116,9 @@ def parse(arguments: list[str]) -> None:
         name, *arguments = arguments
         command = command.get_command(context, name)
         assert command is not None, f"there is no command {name}"
-    command.make_context(command.name, arguments)
+    given = command.make_context(command.name, arguments).params
+    if given.get("source"):  # of train and plan
+        load_config(given["source"], given["set_"] or [])
 
 
 def check_other(words: list[str]) -> None:

@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any
 
-from docs.generate.roles import without_roles
+from docs.generate.docstring_extension import without_roles
 
 _SECTION = re.compile(r"^(?:Args|Attributes):\n((?:    .*\n|\n)+)", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", re.MULTILINE)

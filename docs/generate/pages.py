@@ -13,7 +13,9 @@ def generated(root: Path) -> dict[str, str | bytes]:
     Args:
         root: of the repository.
     """
+    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     return {
+        "changelog.md": changelog,
         **api.pages(root),
         **commands.pages(),
         **configuration.pages(),

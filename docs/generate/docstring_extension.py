@@ -1,4 +1,4 @@
-"""Docstrings say ``:func:`tightrope.certify```; the site links it where the name is documented."""
+"""How the site reads docstrings: ``:func:`tightrope.certify``` becomes a link, ``Example:`` a section of code."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import re
 import griffe
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`~?([\w.]+)`")
+_EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 
 
-class Roles(griffe.Extension):
-    """Turns roles into links."""
+class Docstrings(griffe.Extension):
+    """Rewrites docstrings before they are parsed."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
-        """Rewrite the docstring of one module, class, function or attribute."""
+        """Take one module, class, function or attribute."""
         if obj.docstring is not None:
-            obj.docstring.value = without_roles(obj.docstring.value)
+            obj.docstring.value = _EXAMPLE.sub("Examples:", without_roles(obj.docstring.value))
 
 
 def without_roles(text: str) -> str:
