@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tightrope.core.outcome import Outcome, Verdict
-from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin
+from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin, Part
 from tightrope.verifiers._problem import Problem
 
 DATA_RANGE = ("0", "1")
@@ -16,7 +16,12 @@ DATA_RANGE = ("0", "1")
 
 
 def certificate(
-    problem: Problem, position: int, outcome: Outcome, model_sha256: str, origin: Origin | None = None
+    problem: Problem,
+    position: int,
+    outcome: Outcome,
+    model_sha256: str,
+    origin: Origin | None = None,
+    part: Part | None = None,
 ) -> Certificate | None:
     """What can be handed on of an outcome; None where there is nothing to check.
 
@@ -29,6 +34,7 @@ def certificate(
         model_sha256: of the problem's network, see :func:`tightrope.frontend.graph.canonical`.
         origin: the image that box and property were made from; a counterexample must lie in its exact box, see
             :func:`tightrope.core.box.inner_box`.
+        part: of which property the problem is.
     """
     if outcome.evidence is None and outcome.counterexample is None:
         return None
@@ -42,6 +48,7 @@ def certificate(
         offset=_array(problem.spec.offset[position]),
         clause=problem.spec.clause,
         origin=origin,
+        part=part,
         leaves=outcome.evidence,
         counterexample=None if outcome.counterexample is None else _array(outcome.counterexample),
     )
