@@ -16,9 +16,10 @@ from tightrope.auditor.audit import audit as check
 from tightrope.auditor.audit import outputs
 from tightrope.auditor.finding import Finding, Verdict
 from tightrope.core import registry
+from tightrope.core.outcome import Verdict as Sign
 from tightrope.data._loader import Samples, to_unit
 from tightrope.errors import CorruptDataError, MissingDataError
-from tightrope.evaluation.certificates import folder_of
+from tightrope.evaluation.certificates import folder_of, radius_name
 from tightrope.experiments.build import build_module, build_plugins
 from tightrope.experiments.originals import Originals
 from tightrope.experiments.run import Run, load
@@ -26,7 +27,7 @@ from tightrope.frontend.graph import canonical
 from tightrope.records import image
 from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin, Part
 from tightrope.records.folder import RunFolder
-from tightrope.records.image import ImageRecord
+from tightrope.records.radius import RadiusRecord
 
 Replay = Callable[[Array], Array]
 """The original network: from one input (*input shape) to its outputs, (outputs,)."""
@@ -183,14 +184,44 @@ def _of_run(run: Run, replay: Replay | None, data_dir: Path | str | None) -> Ite
     for records in sorted(run.path.glob("certify-*.jsonl")):
         folder = folder_of(records)
         if folder.is_dir():
-            known = {folder / f"{record.index}{SUFFIX}": record for record in image.read(records)}
-            decided = [path for path, record in known.items() if record.verdict != "unknown"]
-            model, samples = _beside(folder), _samples(image.read_header(records), data_dir)
+            header = image.read_header(records)
+            known = {folder / f"{name}{SUFFIX}": claim for name, claim in _claims(records, header)}
+            decided = [path for path, claim in known.items() if claim.verdict != "unknown"]
+            model, samples = _beside(folder), _samples(header, data_dir)
             for path in dict.fromkeys([*decided, *_files(folder)]):
                 yield _audited(path, model, replay, partial(_objection, sha256, known.get(path), samples))
 
 
-def _objection(sha256: str, record: ImageRecord | None, samples: Samples | None, given: Certificate) -> str:
+@dataclass(frozen=True)
+class _Claim:
+    """What a record says about an image and a radius."""
+
+    index: int
+    label: int | None
+    verdict: str
+    eps: str
+
+
+def _claims(records: Path, header: Mapping[str, Any]) -> Iterator[tuple[str, _Claim]]:
+    """The claims of a file of records, by the names of their certificates; radii have one for each end."""
+    if "tolerance" not in header.get("run", {}):
+        for one in image.read(records):
+            yield str(one.index), _Claim(one.index, one.label, one.verdict, one.eps)
+        return
+    for found in image.read_all(records, RadiusRecord):
+        if found.certified_radius:  # the image itself needs no proof
+            yield (
+                radius_name(found.index, Sign.VERIFIED),
+                _Claim(found.index, found.label, "verified", found.verified or "0"),
+            )
+        if found.falsified is not None:
+            yield (
+                radius_name(found.index, Sign.FALSIFIED),
+                _Claim(found.index, found.label, "falsified", found.falsified),
+            )
+
+
+def _objection(sha256: str, record: _Claim | None, samples: Samples | None, given: Certificate) -> str:
     """Where a certificate differs from its run: in the weights, the record or the image."""
     if given.model_sha256 != sha256:
         return "its network is not that of the run"
