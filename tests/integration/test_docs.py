@@ -32,7 +32,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a run in it, and a network with a property."""
     shutil.copytree(trained, tmp_path / "runs/digits-mlp-ibp")
-    for name, file in zip(("net.onnx", "property.vnnlib"), tr.export(trained, tmp_path / "export", vnnlib=1), strict=False):
+    for name, file in zip(
+        ("net.onnx", "property.vnnlib"), tr.export(trained, tmp_path / "export", vnnlib=1), strict=False
+    ):
         file.rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_console.out, "_width", 120)
