@@ -34,8 +34,8 @@ class Recipe(NamedTuple):
     """How bounds are to be recomputed.
 
     Attributes:
-        pre: bounds of pre-activations: ``intervals``; ``substitution``; or ``sparse``, that of neurons which are not a
-            single line on their intervals.
+        pre: bounds of pre-activations: ``intervals``, in which activations take the bounds of their inputs;
+            ``substitution``; or ``sparse``: intervals where they show a single line, else substitution.
         rule: of the lines, see :func:`tightrope.auditor.lines.lines`; ``intervals``: back-substitution ends there.
     """
 
@@ -103,10 +103,11 @@ class Region:
         wanted = set(graph.pre_activations())
         for name in [INPUT, *graph.steps]:
             if name != INPUT:
-                self._intervals[name] = self._interval(graph.steps[name], self._intervals)
+                known = self.plain if isinstance(graph.steps[name].op, Activation) else self._intervals
+                self._intervals[name] = self._interval(graph.steps[name], known)
                 self.ranges[name] = self._interval(graph.steps[name], self.ranges)
             if name in wanted:
-                self.plain[name] = self._intervals[name] = self._recomputed(name)
+                self.plain[name] = self._recomputed(name)
                 self.ranges[name] = _narrower(self.ranges[name], self.plain[name])
                 for step in graph.steps.values():
                     if isinstance(step.op, Activation) and step.inputs[0] == name and recipe.rule != "intervals":

@@ -31,7 +31,7 @@ from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import below
 from tightrope.core.spec import Spec
-from tightrope.relaxations._interval import Forward, advance, forward_intervals
+from tightrope.relaxations._interval import Forward, advance, forward_intervals, image
 from tightrope.relaxations._rounding import Rounding, after_entry
 from tightrope.relaxations._slopes import Rule
 
@@ -58,8 +58,8 @@ def backward_bounds(
     Args:
         forward: the interval pass, if it is there already.
         rigorous: whether the bounds hold for real arithmetic.
-        sparse: whether neurons that are stable on their interval bounds take these as well, which follow from the
-            bounds of earlier neurons. Looks at values: where rigorous bounds are asked for, elsewhere not at all.
+        sparse: whether neurons that are stable on their intervals take these as well. In that interval pass non-linear
+            ops take the bounds of their inputs. Looks at values: where rigorous bounds are asked for, elsewhere not.
     """
     forward = forward or forward_intervals(network, params, box, only=network.affine_prefix, rigorous=rigorous)
     engine = Engine(network, params, forward)
@@ -78,7 +78,7 @@ def backward_bounds(
                 elif name in network.exact_intervals:
                     known[name] = forward.intervals[name]
                 elif sparse:
-                    known[name] = forward.intervals[name] = engine.sparse_bounds(name, forward.interval(name))
+                    known[name] = engine.sparse_bounds(name, forward.interval(name))
                 else:
                     known[name] = engine.node_bounds(name)
             engine.lines[node.name] = rule(node.op, known[name])
@@ -87,9 +87,11 @@ def backward_bounds(
                 engine.rounding.elementwise(node, known[name])
         elif engine.rounding is not None and node.name in passed:
             engine.rounding.affine(node)
-        if sparse and node.name not in network.affine_prefix:
+        if sparse and isinstance(node.op, ElementwiseOp):
+            forward.intervals[node.name] = image(node.op, known[node.inputs[0]])
+        elif sparse and node.name not in network.affine_prefix:
             with direct_convolutions():
-                advance(forward, network, params, node, pre or {})
+                advance(forward, network, params, node, {})
     return Bounds(engine.spec_bounds(spec), known)
 
 
