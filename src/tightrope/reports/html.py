@@ -19,6 +19,7 @@ from tightrope.reports.gather import Certification, Gathered, TrainedRun, condit
 from tightrope.reports.pictures import Failure, Picture
 from tightrope.reports.reproduce import caveats, commands, settings_toml
 from tightrope.reports.results import Group, by_subject, groups, results
+from tightrope.reports.surface_charts import looks
 from tightrope.reports.tables import Cell, Table, matrix, result_tables, seed_table
 from tightrope.reports.units import duration, number, percent, probability, radius
 
@@ -165,6 +166,7 @@ def _sections(page: _Page, gathered: Gathered, found: Sequence[Group]) -> Iterab
     yield _verdicts(page, gathered.runs)
     yield _failures(gathered.runs)
     yield _training(page, gathered.runs)
+    yield _surfaces(page, gathered.runs)
     yield _settings(gathered.runs)
     yield _runs(gathered)
 
@@ -315,6 +317,20 @@ def _failed(run: TrainedRun, main: Certification) -> Part:
 def _training(page: _Page, runs: Sequence[TrainedRun]) -> Section | None:
     drawn = [page.draw(chart) for chart in charts.training_curves(runs)]
     return Section("training", "Training", parts=[Part(charts=drawn)]) if drawn else None
+
+
+def _surfaces(page: _Page, runs: Sequence[TrainedRun]) -> Section | None:
+    parts = [
+        Part(
+            title=f"{run.label}: {look.title}",
+            charts=[page.draw(chart) for chart in look.charts],
+            pictures=[look.picture] if look.picture else [],
+            notes=look.notes,
+        )
+        for run in runs
+        for look in looks(run.folder)
+    ]
+    return Section("surfaces", "Loss surfaces", parts=parts) if parts else None
 
 
 def _settings(runs: Sequence[TrainedRun]) -> Section | None:
