@@ -72,7 +72,13 @@ def accuracies(groups: Sequence[Group]) -> Chart:
     names, rows = [wrapped(group.label) for group in groups], list(range(len(groups)))
     layout = {
         "xaxis": {"title": {"text": "share of the images (%)"}, "range": [0, 102]},
-        "yaxis": {"range": [len(groups) - 0.5, -0.5], "tickvals": rows, "ticktext": names, "showgrid": False},
+        "yaxis": {
+            "range": [len(groups) - 0.5, -0.5],
+            "tickvals": rows,
+            "ticktext": names,
+            "showgrid": False,
+            "zeroline": False,
+        },
     }
     several = any(group.seeds > 1 for group in groups)
     bars = "95 % intervals of the images" + (", or one standard deviation over the seeds" if several else "")
@@ -192,9 +198,7 @@ def cost(groups: Sequence[Group]) -> Chart:
         "yaxis": {"title": {"text": "certified accuracy (%)"}},
     }
     said = "; ".join(f"{g.label}: {percent(g.mean('certified'))} % after {duration(g.seconds)}" for g in groups)
-    caption = (
-        "Times are of the machines that the runs were trained on, see Environment; they compare on one machine only."
-    )
+    caption = "Times are of the machines that the runs were trained on, see below: they compare on one machine only."
     figure = {"data": points, "layout": layout}
     return Chart("Certified accuracy against cost", caption, f"{said}.", figure, _accuracy_table(groups), height=380)
 
