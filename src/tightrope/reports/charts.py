@@ -148,7 +148,11 @@ def tradeoff(groups: Sequence[Group]) -> Chart:
         "hoverinfo": "skip",
         "tint": "muted",
     }
-    points = [_tradeoff_point(group, index, longest) for index, group in enumerate(groups)]
+    marks = _marks(groups)
+    points = [_tradeoff_point(group, mark, longest) for group, mark in zip(groups, marks, strict=True)]
+    meaning = (
+        "Colour: relaxation; shape: smoother. The area" if any(one != other for one, other in marks) else "The area"
+    )
     layout = {
         "xaxis": {"title": {"text": "natural accuracy (%)"}},
         "yaxis": {"title": {"text": "certified accuracy (%)"}},
@@ -156,7 +160,7 @@ def tradeoff(groups: Sequence[Group]) -> Chart:
     unbeaten = ", ".join(group.label for group in front)
     return Chart(
         "Natural against certified accuracy",
-        "The area of a point is the time of training. No other network here has more of both than those on the front.",
+        f"{meaning} is the time of training. No other network has more of both than those on the front.",
         f"Natural against certified accuracy of {len(groups)} networks. On the Pareto front: {unbeaten}.",
         {"data": [line, *points] if len(front) > 1 else points, "layout": layout},
         _accuracy_table(groups),
@@ -164,7 +168,16 @@ def tradeoff(groups: Sequence[Group]) -> Chart:
     )
 
 
-def _tradeoff_point(group: Group, index: int, longest: float) -> Figure:
+def _marks(groups: Sequence[Group]) -> list[tuple[int, int]]:
+    """Of each network the numbers of a colour and a shape: its relaxation and its smoother, if these tell all apart."""
+    pairs = [(group.first.relaxation, group.first.smoother) for group in groups]
+    if len(set(pairs)) < len(pairs):
+        return [(index, index) for index in range(len(groups))]
+    relaxations, smoothers = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    return [(relaxations.index(relaxation), smoothers.index(smoother)) for relaxation, smoother in pairs]
+
+
+def _tradeoff_point(group: Group, mark: tuple[int, int], longest: float) -> Figure:
     natural, certified = group.mean("natural"), group.mean("certified")
     said = f"natural {percent(natural)} %, certified {percent(certified)} %<br>{duration(group.seconds)} of training"
     return {
@@ -175,10 +188,10 @@ def _tradeoff_point(group: Group, index: int, longest: float) -> Figure:
         "y": [100 * certified],
         "error_x": _errors([natural], [group.ends("natural")]),
         "error_y": _errors([certified], [group.ends("certified")]),
-        "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": [9 + 21 * math.sqrt(group.seconds / longest)]},
+        "marker": {"symbol": SYMBOLS[mark[1] % len(SYMBOLS)], "size": [9 + 21 * math.sqrt(group.seconds / longest)]},
         "text": [f"{safe(group.label)}<br>{said}"],
         "hovertemplate": "%{text}<extra></extra>",
-        "tint": index % TINTS,
+        "tint": mark[0] % TINTS,
     }
 
 
@@ -186,12 +199,12 @@ def cost(groups: Sequence[Group]) -> Chart:
     """Certified accuracy against the time of training."""
     points = [
         {
-            **_tradeoff_point(group, index, 1.0),
+            **_tradeoff_point(group, mark, 1.0),
             "x": [group.seconds],
             "error_x": {"visible": False},
-            "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 11},
+            "marker": {"symbol": SYMBOLS[mark[1] % len(SYMBOLS)], "size": 11},
         }
-        for index, group in enumerate(groups)
+        for group, mark in zip(groups, _marks(groups), strict=True)
     ]
     layout = {
         "xaxis": {"title": {"text": "time of training (s)"}, "type": "log"},

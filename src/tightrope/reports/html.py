@@ -185,15 +185,19 @@ def _results(page: _Page, gathered: Gathered, found: Sequence[Group]) -> Section
 
 
 def _finding(found: Sequence[Group]) -> str:
-    """The best of each table, in a sentence."""
+    """The highest certified accuracy of each table, in a sentence."""
     if not found:
         return "Nothing is certified yet: there are no accuracies to show."
-    best = [max(each, key=lambda group: group.mean("certified")) for each in by_subject(found).values()]
-    return " ".join(
-        f"On {group.first.subject.data} at eps {group.first.subject.eps}, {group.label} is certified on "
-        f"{percent(group.mean('certified'))} % of the images and correct on {percent(group.mean('natural'))} %."
-        for group in best
-    )
+    return " ".join(map(_highest, by_subject(found).values()))
+
+
+def _highest(found: Sequence[Group]) -> str:
+    subject, most = found[0].first.subject, max(group.mean("certified") for group in found)
+    best = [group for group in found if percent(group.mean("certified")) == percent(most)]
+    names = ", ".join(f"{group.label} (natural {percent(group.mean('natural'))} %)" for group in best[:3])
+    more = f" and {len(best) - 3} more" if len(best) > 3 else ""
+    which = "The" if len(found) == 1 else "The highest"
+    return f"{which} certified accuracy on {subject.data} at eps {subject.eps} is {percent(most)} %: {names}{more}."
 
 
 def _subject(page: _Page, table: Table, found: Sequence[Group]) -> Part:
@@ -347,7 +351,7 @@ def _settings(runs: Sequence[TrainedRun]) -> Section | None:
 
 def _runs(gathered: Gathered) -> Section | None:
     cards = [_card(f"run-{place}", run) for place, run in enumerate(gathered.runs, start=1)]
-    parts = [Part(tables=[_cells(gathered.cells)])] if gathered.cells else []
+    parts = [Part(folded=_cells(gathered.cells))] if gathered.cells else []
     suites = {cell.cell.suite for cell in gathered.cells if cell.cell}
     notes = [f"To repeat the experiment: tightrope experiment {suite}" for suite in sorted(suites)]
     parts += [Part(notes=notes)] if notes else []
