@@ -19,6 +19,7 @@ _COMMANDS = (
     "export",
     "demo",
     "experiment",
+    "reproduce",
     "tune",
     "report",
     "compare",

@@ -243,15 +243,17 @@ def read_cell_folder(path: Path) -> TrainedRun:
     return TrainedRun(condition_name(cell.condition), folder, RunRecord.read(folder.record), (), cell=cell)
 
 
-def condition_name(condition: tuple[str, str, str]) -> str:
+def condition_name(condition: tuple[str, ...]) -> str:
     """What a cell is trained with.
 
     Example:
         >>> condition_name(("scratch", "rgs", "deeppoly")), condition_name(("warm", "none", "ibp"))
         ('deeppoly, rgs', 'ibp, none, warm')
+        >>> condition_name(("scratch", "", "", "sabr"))
+        'sabr'
     """
-    start, smoother, relaxation = condition
-    return f"{relaxation}, {smoother}" + ("" if start == "scratch" else f", {start}")
+    start, smoother, relaxation, *variant = condition
+    return ", ".join(name for name in (*variant, relaxation, smoother, start) if name and name != "scratch")
 
 
 def named(runs: Iterable[TrainedRun]) -> Iterator[TrainedRun]:

@@ -194,8 +194,8 @@ def _of_cell(cell: TrainedRun, found: CellRecord) -> Result:
         way=f"{found.suite}: {condition_name(found.condition)}",
         seed=found.seed,
         subject=Subject(f"{data} {found.split}", radius(found.eps), found.images, True),
-        relaxation=printed(found.relaxation) + ("" if found.start == "scratch" else f", {found.start}"),
-        smoother=printed(found.smoother),
+        relaxation=_relaxation_of_cell(cell, found) + ("" if found.start == "scratch" else f", {found.start}"),
+        smoother=printed(found.smoother or str(_section(cell.config, "smoother").get("name", "none"))),
         model=str(_section(cell.config, "model").get("name", "")),
         weights=found.weights,
         natural=natural,
@@ -205,6 +205,11 @@ def _of_cell(cell: TrainedRun, found: CellRecord) -> Result:
         seconds=found.train_seconds,
         evaluations=found.evaluations,
     )
+
+
+def _relaxation_of_cell(cell: TrainedRun, found: CellRecord) -> str:
+    """By its name in the suite, or as it is set where the suite does not vary it."""
+    return printed(found.relaxation) if found.relaxation else relaxation_of(cell.config)
 
 
 def relaxation_of(config: Mapping[str, Any]) -> str:
