@@ -85,6 +85,18 @@ def test_cells_are_told_from_runs_and_from_trials_and_from_what_is_not_finished(
     assert [path.parent.name for path in found.unfinished] == ["rgs-ibp"]
 
 
+def test_the_record_of_a_cell_is_enough(tmp_path: Path) -> None:
+    """Experiments are handed on without their networks."""
+    facts = {"dataset": "digits", "network": "mlp", "processor": "a processor"}
+    place = reported.make_cell(tmp_path, "none", "ibp", 0, 0.5, **facts)
+    whole = results(gather([tmp_path]))
+    for path in place.iterdir():
+        if path.name != "cell.json":
+            path.unlink()
+    assert results(gather([tmp_path])) == whole
+    assert "paradox/digits" in html.render(gather([tmp_path]))
+
+
 @pytest.mark.parametrize("file", ["record.json", "metrics.jsonl", "certify-it.jsonl", "certify-radius.summary.json"])
 def test_a_damaged_record_is_named(file: str, run: Path) -> None:
     content = (run / file).read_bytes()

@@ -15,7 +15,7 @@ from tightrope.core.extras import require
 from tightrope.reports import charts, compare, pictures
 from tightrope.reports.charts import Chart, figure_of
 from tightrope.reports.comparison import Comparison, comparisons
-from tightrope.reports.gather import Certification, Gathered, TrainedRun, condition_name
+from tightrope.reports.gather import Certification, Gathered, TrainedCell, TrainedRun, condition_name
 from tightrope.reports.pictures import Failure, Picture
 from tightrope.reports.reproduce import caveats, commands, settings_toml
 from tightrope.reports.results import Group, by_subject, groups, results
@@ -144,7 +144,7 @@ def _hash(script: str) -> str:
 
 def _title(gathered: Gathered) -> str:
     names = list(dict.fromkeys(run.record.name for run in gathered.runs))
-    names += sorted({cell.cell.suite for cell in gathered.cells if cell.cell})
+    names += sorted({cell.record.suite for cell in gathered.cells})
     return f"Tightrope: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -218,7 +218,7 @@ def _matrices(found: Sequence[Group]) -> Section | None:
 def _differences(gathered: Gathered) -> Section | None:
     pairs = compare.pairings(gathered.runs)
     tables = [_pairing_table(pair) for pair in pairs if pair.differences]
-    compared = comparisons(cell.cell for cell in gathered.cells if cell.cell)
+    compared = comparisons(cell.record for cell in gathered.cells)
     tables += [_comparison_table(compared)] if compared else []
     notes = [f"{pair.one_label} and {pair.other_label}: {pair.why_not}" for pair in pairs if pair.why_not]
     if not tables and not notes:
@@ -352,24 +352,24 @@ def _settings(runs: Sequence[TrainedRun]) -> Section | None:
 def _runs(gathered: Gathered) -> Section | None:
     cards = [_card(f"run-{place}", run) for place, run in enumerate(gathered.runs, start=1)]
     parts = [Part(folded=_cells(gathered.cells))] if gathered.cells else []
-    suites = {cell.cell.suite for cell in gathered.cells if cell.cell}
+    suites = {cell.record.suite for cell in gathered.cells}
     notes = [f"To repeat the experiment: tightrope experiment {suite}" for suite in sorted(suites)]
     parts += [Part(notes=notes)] if notes else []
     return Section("runs", "What was trained, where, and how to repeat it", parts=parts, runs=cards)
 
 
-def _cells(cells: Sequence[TrainedRun]) -> Table:
-    columns = ("cell", "changes in the settings", "processor", "training", "certification")
+def _cells(cells: Sequence[TrainedCell]) -> Table:
+    columns = ("cell", "changes in the settings", "not as in the literature", "processor", "training", "certification")
     rows = tuple(
         (
             Cell(cell.label),
-            Cell(", ".join(cell.cell.overrides)),
-            Cell(cell.record.environment.processor),
-            Cell(duration(cell.cell.train_seconds), cell.cell.train_seconds),
-            Cell(duration(cell.cell.certify_seconds), cell.cell.certify_seconds),
+            Cell(", ".join(cell.record.overrides)),
+            Cell(", ".join(cell.record.departures)),
+            Cell(cell.record.processor),
+            Cell(duration(cell.record.train_seconds), cell.record.train_seconds),
+            Cell(duration(cell.record.certify_seconds), cell.record.certify_seconds),
         )
         for cell in cells
-        if cell.cell
     )
     return Table("Cells of experiments", columns, rows)
 
