@@ -16,6 +16,7 @@ from tightrope.records.folder import RunFolder
 from tightrope.records.image import ImageRecord, summarise, write_summary
 from tightrope.records.radius import RadiusRecord, distribution, write_distribution
 from tightrope.records.run import Environment, EpochRecord, RunRecord, write_epochs
+from tightrope.records.surface import Axis, Curve, Jump, Surface
 
 ENVIRONMENT = Environment(
     tightrope="0.1", torch="2.11", python="3.11", platform="Linux", processor="a processor", device="cpu", threads=1
@@ -153,6 +154,41 @@ def keep_counterexample(
         origin=Origin(pixels, record.eps, ("0", "1"), record.label, record.index),
         counterexample=found,
     ).write(folder / "certificates" / "certify-it" / f"{record.index}.safetensors")
+
+
+def look_around(folder: Path, *, plane: bool = False, pairs: int = 2, rows: int = 2) -> Path:
+    """A loss surface of two relaxations, plain and smoothed; unfinished with fewer rows of samples than pairs."""
+    axis = Axis(name="random", positions=(-1.0, 0.0, 1.0), length=2.0, sha256="ef" * 32)
+    points = 9 if plane else 3
+    samples = [tuple(float(row + place) for place in range(points)) for row in range(2)]
+    jumps = None if plane else (Jump(position=0.5, before=1.0, after=3.0),)
+    surface = Surface(
+        tightrope="0.1",
+        name="digits/mlp-ibp",
+        trained=True,
+        weights_sha256="ab" * 32,
+        dataset="digits",
+        split="train",
+        images=8,
+        images_sha256="ab" * 32,
+        eps="0.1",
+        dtype="float64",
+        seed=0,
+        pairs=pairs,
+        std_unit="absolute",
+        axes=(axis, axis) if plane else (axis,),
+        curves=tuple(
+            curve
+            for name in ("ibp", "deeppoly")
+            for curve in (
+                Curve(relaxation=name, std=0.0, samples=tuple(samples[:1]), jumps=jumps),
+                Curve(relaxation=name, std=0.1, samples=tuple(samples[:rows])),
+            )
+        ),
+    )
+    path = folder / ("surface-plane" if plane else "surface-line") / "surface.json"
+    surface.write(path)
+    return path
 
 
 def make_cell(folder: Path, smoother: str, relaxation: str, seed: int, certified: float, **changes: Any) -> Path:

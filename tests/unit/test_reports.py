@@ -32,6 +32,7 @@ from tightrope.reports.gather import Gathered, TrainedRun, gather, named
 from tightrope.reports.pictures import png, worst
 from tightrope.reports.reproduce import caveats, commands
 from tightrope.reports.results import groups, pareto, results
+from tightrope.reports.surface_charts import looks
 from tightrope.reports.tables import Cell, Table, latex, markdown, matrix, result_tables
 
 SHARES = ["verified"] * 6 + ["falsified"] * 2 + ["unknown", "wrong"]
@@ -322,6 +323,45 @@ def test_pictures_keep_their_shape(shape: tuple[int, int, int]) -> None:
     assert shown.getextrema() in ((255, 255), ((255, 255),) * 3)
 
 
+# ------------------------------------------------------------------------------------------------------ surfaces
+
+
+def test_a_line_is_a_chart_for_each_relaxation_with_its_jumps(run: Path) -> None:
+    reported.look_around(run)
+    (look,) = looks(RunFolder(run))
+    assert [chart.title for chart in look.charts] == ["IBP", "DeepPoly"]
+    for chart in look.charts:
+        plain, low, high, mean = (trace for trace in chart.figure["data"] if trace["mode"] == "lines")
+        assert (plain["y"], mean["y"]) == ([0.0, 1.0, 2.0], [0.5, 1.5, 2.5])
+        assert all(a <= b <= c for a, b, c in zip(low["y"], mean["y"], high["y"], strict=True))
+        (jump,) = (trace for trace in chart.figure["data"] if trace["mode"] == "markers")
+        assert (jump["x"], jump["y"]) == ([0.5], [3.0])
+        assert [len(row) for row in chart.table.rows] == [3, 3, 3]
+
+
+def test_a_plane_is_its_picture_and_what_is_not_there_is_said(run: Path) -> None:
+    path = reported.look_around(run, plane=True)
+    assert "is not there" in looks(RunFolder(run))[0].notes[-1]
+    path.with_name("surface.png").write_bytes(b"PNG")
+    picture = looks(RunFolder(run))[0].picture
+    assert picture is not None
+    assert base64.b64decode(picture.address.partition(",")[2]) == b"PNG"
+    assert "Loss surfaces" in html.render(gather([run]))
+
+
+def test_an_unfinished_surface_is_not_shown(run: Path) -> None:
+    reported.look_around(run, rows=1)
+    (look,) = looks(RunFolder(run))
+    assert (look.charts, look.picture) == ((), None)
+    assert "Not finished" in look.notes[0]
+
+
+def test_a_damaged_surface_is_named(run: Path) -> None:
+    reported.look_around(run).write_text("{}")
+    with pytest.raises(CorruptDataError, match=r"surface\.json"):
+        html.render(gather([run]))
+
+
 # ---------------------------------------------------------------------------------------------------- the page
 
 
@@ -378,8 +418,8 @@ def test_the_page_has_every_part(page: Page) -> None:
         "runs",
         "reading",
     ]
-    assert [each["id"] for each in page.all("section")] == names.split()
-    assert {each["href"] for each in page.all("a")} == {"#main", *(f"#{name}" for name in names.split()[:-1])}
+    assert [each["id"] for each in page.all("section")] == names
+    assert {each["href"] for each in page.all("a")} == {"#main", *(f"#{name}" for name in names[:-1])}
 
 
 def test_what_is_not_finished_is_said_and_its_shares_are_not_shown(page: Page) -> None:

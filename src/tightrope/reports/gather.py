@@ -97,11 +97,6 @@ class Radii:
         """Images that it is to search."""
         return int(self.header["run"]["count"])
 
-    @property
-    def what(self) -> str:
-        """In words."""
-        return f"{self.total:,} images of {self.header.get('dataset', 'data')} {self.header.get('split', '')}".strip()
-
 
 @dataclass(frozen=True)
 class TrainedRun:

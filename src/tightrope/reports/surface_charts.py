@@ -47,7 +47,7 @@ def _look(path: Path) -> Look:
     surface = read_surface(path)
     axes = " and ".join(axis.name for axis in surface.axes)
     state = "trained" if surface.trained else "untrained"
-    title = f"Along {axes}, around the {state} weights"
+    title = f"Direction: {axes}; around the {state} weights"
     noise = f"{surface.pairs} antithetic pairs of draws, common to all points, stds and relaxations"
     notes = [
         f"{surface.images} images of {surface.dataset} {surface.split}, eps {surface.eps}; {noise}. Record: {path}"
