@@ -21,6 +21,7 @@ from tightrope.reports.reproduce import caveats, commands, settings_toml
 from tightrope.reports.results import Group, by_subject, groups, results
 from tightrope.reports.surface_charts import looks
 from tightrope.reports.tables import Cell, Table, matrix, result_tables, seed_table
+from tightrope.reports.training_charts import training_curves
 from tightrope.reports.units import duration, number, percent, probability, radius
 
 EXTRA = "report"
@@ -319,7 +320,7 @@ def _failed(run: TrainedRun, main: Certification) -> Part:
 
 
 def _training(page: _Page, runs: Sequence[TrainedRun]) -> Section | None:
-    drawn = [page.draw(chart) for chart in charts.training_curves(runs)]
+    drawn = [page.draw(chart) for chart in training_curves(runs)]
     return Section("training", "Training", parts=[Part(charts=drawn)]) if drawn else None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tightrope.records.folder import RunFolder
 from tightrope.records.surface import Curve, Surface, read_surface
-from tightrope.reports.charts import TINTS, Chart, Figure, safe
+from tightrope.reports.charts import TINTS, Chart, Figure, finite, safe
 from tightrope.reports.pictures import Picture
 from tightrope.reports.tables import Cell, Table
 from tightrope.reports.units import number, printed
@@ -90,26 +90,22 @@ def _traces(surface: Surface, curve: Curve, tint: int) -> Iterator[Figure]:
     shared: Figure = {"type": "scatter", "mode": "lines", "x": x, "tint": tint, "legendgroup": str(tint)}
     if curve.std > 0:
         for side, fill in ((0, {}), (1, {"fill": "tonexty"})):
-            ends = [_finite(interval[side]) for interval in curve.interval]
+            ends = [finite(interval[side]) for interval in curve.interval]
             yield {**shared, "y": ends, "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **fill}
     hover = f"{safe(label)}<br>%{{x:.4g}}: %{{y:.4g}}<extra></extra>"
     line = {"width": 1.5 if curve.std == 0 else 2}
-    yield {**shared, "y": [_finite(v) for v in curve.mean], "name": safe(label), "line": line, "hovertemplate": hover}
+    yield {**shared, "y": [finite(v) for v in curve.mean], "name": safe(label), "line": line, "hovertemplate": hover}
     if curve.jumps:
         yield {
             **shared,
             "mode": "markers",
             "x": [jump.position for jump in curve.jumps],
-            "y": [_finite(max(jump.before, jump.after)) for jump in curve.jumps],
+            "y": [finite(max(jump.before, jump.after)) for jump in curve.jumps],
             "text": [f"jump of {number(jump.size)} at {jump.position:.4g}" for jump in curve.jumps],
             "hovertemplate": "%{text}<extra></extra>",
             "marker": {"symbol": "x", "size": 7},
             "showlegend": False,
         }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _range(curve: Curve) -> str:
@@ -134,4 +130,4 @@ def _table(surface: Surface, curves: list[Curve]) -> Table:
 def _cells(curve: Curve, shown: range) -> list[Cell]:
     mean, interval = curve.mean, curve.interval
     ends = ["" if curve.std == 0 else f"{number(low)} to {number(high)}" for low, high in interval]
-    return [Cell(number(mean[place]), _finite(mean[place]), ends[place]) for place in shown]
+    return [Cell(number(mean[place]), finite(mean[place]), ends[place]) for place in shown]
