@@ -48,8 +48,9 @@ def degree_bound(network: Network, crossing: Mapping[str, int], formula: Formula
         The degree of the numerator, which is the larger one; None if an activation is not made of two lines.
 
     Example:
-        >>> import torch, tightrope as tr
-        >>> net, _ = tr.from_module(torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)), (2,))
+        >>> import tightrope as tr
+        >>> from torch import nn
+        >>> net, _ = tr.from_module(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), (2,))
         >>> [degree_bound(net, {net.nodes[0].name: 3}, FORMULAS[name]) for name in ("ibp", "deepz")]
         [2, 5]
     """

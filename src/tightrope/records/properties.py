@@ -22,10 +22,12 @@ class Settings(_Values):
 
     Attributes:
         data, split, images: the first so many images of a split.
+        images_sha256: of them and their labels.
         eps: radius, as exact text.
         segments: random segments through the weights, from -1 to 1 in units of ``std[-1]`` times normal noise.
         steps: of every segment.
-        std: of the weight noise of Gaussian smoothing, ascending.
+        std: of the weight noise of Gaussian smoothing, ascending, in units of ``std_unit``.
+        std_unit: ``absolute``, ``weight`` or ``fan_in``, see the settings of runs.
         draws: of that noise; common to all relaxations, segments, points and stds.
         jump: the smallest jump that is looked for, as a share of the loss at the weights.
         tolerance: width at which the bracket of a worst margin is narrow enough.
@@ -35,10 +37,12 @@ class Settings(_Values):
     data: str
     split: str
     images: int
+    images_sha256: str
     eps: str
     segments: int
     steps: int
     std: tuple[float, ...]
+    std_unit: str
     draws: int
     jump: float
     tolerance: float
@@ -134,8 +138,9 @@ class Sensitivity(_Values):
 class Smoothness(_Values):
     """The loss along the segments after Gaussian smoothing, estimated with common draws.
 
-    Lengths are those of weight vectors. The bounds are Cauchy and Schwarz's: the k-th derivative of the smoothed loss
-    along a line is at most sqrt(k!) sd / std^k, where sd is the standard deviation of the loss under the noise.
+    The unit of length in weight space is one standard deviation of the largest noise. The bounds are Cauchy and
+    Schwarz's: in units of its own noise, the k-th derivative of the smoothed loss along any line is at most sqrt(k!)
+    times the standard deviation of the loss under the noise. That of the draws stands in for it here.
 
     Attributes:
         std: of the noise; 0 without smoothing.

@@ -1,4 +1,7 @@
-"""Jumps of a function of one variable, told from steep and from kinked places by halving the step."""
+"""All jumps of a function on a line, and its largest changes as the step goes to 0.
+
+:mod:`tightrope.evaluation.jumps` marks at most one jump between neighbouring points of a picture; here all count.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Values = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], Tensor]
 """A function at positions (points,), all at once: (points,)."""
 
 HALVINGS = 20
@@ -36,20 +39,16 @@ class Search(NamedTuple):
         jumps: in ascending order.
         changes: from the widest step to the narrowest. Where the function jumps they level off at its largest jump,
             where it is Lipschitz they are proportional to the step.
-        total: the sum of all changes over the steps of the first grid, its total variation there.
-        evaluations: of the function.
         complete: whether every suspicious interval was followed to the end.
     """
 
     jumps: list[Jump]
     changes: list[Change]
-    total: float
-    evaluations: int
     complete: bool
 
 
-def find_jumps(
-    values: Values,
+def halve(
+    function: Function,
     points: Tensor,
     found: Tensor,
     *,
@@ -64,7 +63,7 @@ def find_jumps(
     evaluations a halving for every jump and few for the rest.
 
     Args:
-        values: the function.
+        function: on the line.
         points: an evenly spaced grid, (points,), of an odd number of points >= 3.
         found: its values there.
         smallest: size of the jumps that are looked for.
@@ -74,18 +73,17 @@ def find_jumps(
     Example:
         >>> step = lambda t: t + 0.5 * (t > 0.3)
         >>> grid = torch.linspace(-1, 1, 9, dtype=torch.float64)
-        >>> [jump] = find_jumps(step, grid, step(grid), smallest=0.01).jumps
+        >>> [jump] = halve(step, grid, step(grid), smallest=0.01).jumps
         >>> round(jump.at, 4), round(jump.size, 4)
         (0.3, 0.5)
     """
     changes = grid_changes(points, found)
     intervals = torch.stack([points[:-1], points[1:], found[:-1], found[1:]])
-    evaluations, complete = len(points), True
+    complete = True
     for _ in range(halvings):
         left, right, before, after = intervals
         middle = (left + right) / 2
-        here = values(middle)
-        evaluations += len(middle)
+        here = function(middle)
         halves = torch.cat([torch.stack([left, middle, before, here]), torch.stack([middle, right, here, after])], 1)
         sizes = (halves[3] - halves[2]).abs()
         changes.append(Change(float((right - left)[0]) / 2, float(sizes.max())))
@@ -101,7 +99,7 @@ def find_jumps(
         for at, size in zip(((left + right) / 2).tolist(), (after - before).tolist(), strict=True)
         if abs(size) >= smallest
     ]
-    return Search(jumps, changes, float(found.diff().abs().sum()), evaluations, complete)
+    return Search(jumps, changes, complete)
 
 
 def grid_changes(points: Tensor, found: Tensor) -> list[Change]:
