@@ -43,9 +43,9 @@ def _rows(found: Plan) -> list[list[str]]:
         ["weights", f"{found.weights:,}"],
         ["images, batch", f"{UNKNOWN if found.images is None else f'{found.images:,}'}, {found.batch_size}"],
         ["steps per epoch", UNKNOWN if found.steps_per_epoch is None else f"{found.steps_per_epoch:,}"],
-        ["time per step", _duration(found.seconds_per_step)],
-        ["time per epoch", _duration(found.seconds_per_epoch)],
-        [f"time of {found.epochs} epochs", _duration(found.seconds)],
+        ["time per step", duration(found.seconds_per_step)],
+        ["time per epoch", duration(found.seconds_per_epoch)],
+        [f"time of {found.epochs} epochs", duration(found.seconds)],
         ["peak memory of a step", f"{_size(found.peak_memory)} of {_size(found.memory_budget)} that may be used"],
     ]
     if found.chunk is not None:
@@ -70,11 +70,11 @@ def _hints(found: Plan) -> None:
         print_hint("Only the configured chunk was measured; --set smoother.chunk=auto looks for the fastest that fits.")
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """In the largest unit that leaves a number of at least 1.
 
     Example:
-        >>> _duration(0.0123), _duration(75), _duration(7200)
+        >>> duration(0.0123), duration(75), duration(7200)
         ('12.3 ms', '1.25 min', '2 h')
     """
     if seconds is None:
