@@ -12,7 +12,7 @@ from rich.progress import TaskID
 import tightrope as tr
 from tightrope.cli._console import out, print_hint, progress_bar, table
 from tightrope.cli._guard import guarded
-from tightrope.cli.plan import _duration
+from tightrope.cli.plan import duration
 from tightrope.errors import InputError
 from tightrope.experiments.properties import RELAXATIONS, STD, Planned
 from tightrope.records.properties import PropertiesRecord
@@ -28,7 +28,7 @@ def lab_properties(
     ] = None,
     images: Annotated[int, typer.Option(help="The first so many of the split.", min=1)] = 8,
     segments: Annotated[int, typer.Option(help="Random segments through the weights.", min=1)] = 4,
-    steps: Annotated[int, typer.Option(help="Steps of a segment, before any is halved; even.", min=8)] = 32,
+    steps: Annotated[int, typer.Option(help="Steps of a segment, before any is halved; even.", min=8)] = 16,
     std: Annotated[
         str,
         typer.Option(help="Of the noise of smoothing, separated by commas; segments reach one draw of the largest."),
@@ -116,13 +116,13 @@ def _numbers(text: str) -> list[float]:
 def _print_plan(planned: Planned) -> None:
     if not planned.costs:
         return
-    rows = [[c.relaxation, f"{c.evaluations:,}", _duration(c.seconds)] for c in planned.costs]
+    rows = [[c.relaxation, f"{c.evaluations:,}", duration(c.seconds)] for c in planned.costs]
     total = sum(cost.seconds for cost in planned.costs)
-    title = f"Planned: about {_duration(total)}, and more where there are many jumps to follow"
+    title = f"Planned: about {duration(total)}, and more where there are many jumps to follow"
     out.print(table(["relaxation", "loss evaluations", "time"], rows, title))
     if planned.verifier_seconds:
         print_hint(
-            f"Before that worst margins, at most {_duration(planned.verifier_seconds)} a question, a few questions."
+            f"Before that worst margins, at most {duration(planned.verifier_seconds)} a question, a few questions."
         )
 
 
@@ -133,7 +133,9 @@ def _print_tables(found: PropertiesRecord) -> None:
     print_hint(worst_margins_told(found))
     out.print(table(*beside_published(found), "Beside Jovanovic et al. (TMLR 2022): their column, then this network's"))
     print_hint("Their tightness is larger where tighter; a gap is smaller. Slope rules other than theirs are left out.")
-    out.print(table(*smoothed(found), f"Smoothing, {settings.draws} common draws; lengths in std {settings.std[-1]:g}"))
+    out.print(
+        table(*smoothed(found), f"Smoothing by {settings.draws} common draws; lengths in std {settings.std[-1]:g}")
+    )
     print_hint(
         "order: 2 where smooth, 1.5 with kinks, 0.5 with jumps. deviation: from convexity, and its largest draw."
     )

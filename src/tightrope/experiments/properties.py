@@ -70,7 +70,7 @@ def properties(
     relaxations: Iterable[str] = RELAXATIONS,
     std: Iterable[float] = STD,
     segments: int = 4,
-    steps: int = 32,
+    steps: int = 16,
     draws: int = 16,
     images: int = 8,
     eps: float | str | Fraction | None = None,

@@ -99,7 +99,7 @@ class Continuity(_Values):
 
     Attributes:
         jumps: all that are not smaller than ``Settings.jump``.
-        rate: of them, for a unit of length: one standard deviation of the noise.
+        rate: of them, for a unit of length: that of one draw of the largest noise, which moves every weight.
         largest: the size of the largest; 0 if there is none.
         share: of the loss's total variation on the segments' points that jumps are.
         changes: from the widest step to the narrowest: where there are jumps they level off.

@@ -45,7 +45,7 @@ def measured(record: PropertiesRecord) -> Table:
 
 def _measured(each: RelaxationProperties) -> list[str]:
     tight, sensitive = each.tightness, each.sensitivity
-    jumps = f"{each.continuity.rate:.3g} per std" if each.continuity.jumps else "none"
+    jumps = f"{each.continuity.rate:.3g} a draw" if each.continuity.jumps else "none"
     return [
         each.name,
         f"{tight.gap:.3g}" if tight.gap - tight.proved < 0.05 * tight.gap else f"{tight.proved:.3g} to {tight.gap:.3g}",
@@ -151,7 +151,7 @@ def _changes(axes: Axes, record: PropertiesRecord) -> None:
         shares = [change.largest / each.tightness.loss for change in each.continuity.changes]
         axes.loglog(steps, shares, color=colour, marker=marker, markersize=3, linewidth=1, label=each.name)
     axes.set_title("Continuity: largest change of the loss over a step", fontsize=10)
-    axes.set_xlabel("step (standard deviations of the noise)")
+    axes.set_xlabel("step (draws of the largest noise)")
     axes.set_ylabel("share of the loss")
     axes.legend(frameon=False, fontsize=8)
 
@@ -175,4 +175,4 @@ def _curvatures(axes: Axes, record: PropertiesRecord) -> None:
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_title("Smoothness: largest second difference", fontsize=10)
     axes.set_xlabel(f"std of the smoothing noise ({record.settings.std_unit})")
-    axes.set_ylabel("share of the loss, per squared std")
+    axes.set_ylabel("share of the loss, per squared std of noise")
