@@ -15,6 +15,7 @@ Function = Callable[[Tensor], Tensor]
 """A function at positions (points,), all at once: (points,)."""
 
 HALVINGS = 20
+EVERYWHERE = 3  # first halvings of all intervals, so that none holds jumps that make up for each other
 _FOLLOWED = 4  # intervals of largest change that are halved to the end, whether they seem to jump or not
 
 
@@ -54,13 +55,15 @@ def halve(
     *,
     smallest: float,
     halvings: int = HALVINGS,
-    limit: int = 512,
+    limit: int = 4096,
 ) -> Search:
     """Halve the steps of a grid until what is left of a change is a jump.
 
-    An interval is halved as long as its second difference f(a) - 2 f(m) + f(b) is half of ``smallest`` at least: over a
-    step h it is O(h^2) where f is smooth and O(h) at a kink, but stays at the size of a jump. So the cost is about 2
-    evaluations a halving for every jump and few for the rest.
+    Every interval is halved three times, then as long as its second difference f(a) - 2 f(m) + f(b) is half of
+    ``smallest`` at least: over a step h it is O(h^2) where f is smooth and O(h) at a kink, but stays at the size of a
+    jump. So the cost is about 2 evaluations a halving for every jump and few for the rest. Jumps that are closer to
+    each other than the last step count as one, and those that make up for each other within an eighth of a step of the
+    grid are missed.
 
     Args:
         function: on the line.
@@ -80,7 +83,7 @@ def halve(
     changes = grid_changes(points, found)
     intervals = torch.stack([points[:-1], points[1:], found[:-1], found[1:]])
     complete = True
-    for _ in range(halvings):
+    for halving in range(halvings):
         left, right, before, after = intervals
         middle = (left + right) / 2
         here = function(middle)
@@ -89,6 +92,7 @@ def halve(
         changes.append(Change(float((right - left)[0]) / 2, float(sizes.max())))
         live = ((before - 2 * here + after).abs() >= smallest / 2).repeat(2)
         live[sizes.topk(min(_FOLLOWED, len(sizes))).indices] = True
+        live |= torch.tensor(halving < EVERYWHERE, device=live.device)
         if int(live.sum()) > limit:
             complete = False
             live &= sizes >= sizes[live].topk(limit).values[-1]

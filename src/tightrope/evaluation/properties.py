@@ -25,7 +25,7 @@ from tightrope.core.protocols import Attack, LossFn, Relaxation, Verifier
 from tightrope.core.spec import Spec, worst_margin
 from tightrope.errors import NumericalError
 from tightrope.evaluation._degree import FORMULAS, degree_bound
-from tightrope.evaluation._halving import HALVINGS, Function, halve
+from tightrope.evaluation._halving import EVERYWHERE, HALVINGS, Function, halve
 from tightrope.evaluation._worst_margins import worst_margins
 from tightrope.evaluation.landscape import Scene, batch_loss, losses_at
 from tightrope.records import properties as records
@@ -157,7 +157,7 @@ class Probe:
 def planned_evaluations(settings: records.Settings) -> int:
     """Of the loss for one relaxation, without what follows jumps: about 40 for each that is found."""
     grid = settings.segments * (settings.steps + 1)
-    search = 4 * HALVINGS * settings.segments
+    search = (4 * HALVINGS + 2**EVERYWHERE * settings.steps) * settings.segments
     return grid * (1 + len(settings.std) * settings.draws) + search + 2 * _GRADIENT * settings.draws + _RADII
 
 
@@ -321,7 +321,7 @@ def smoothness(place: Neighbourhood, std: float, values: Sequence[Tensor]) -> re
     """From the losses of shifted segments, (draws, points) each."""
     settings = place.settings
     means = torch.stack([part.mean(0) for part in values])
-    lengths = torch.tensor([2 / settings.steps * place.length(s) for s in range(len(values))])[:, None].to(means)
+    lengths = means.new_tensor([2 / settings.steps * place.length(s) for s in range(len(values))])[:, None]
     middle = values[0][:, settings.steps // 2]
     spread = max(float(part.std(0).max()) for part in values) if std > 0 else 0.0
     unit = settings.std[-1] / std if std > 0 else 0.0

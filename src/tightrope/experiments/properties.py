@@ -19,7 +19,7 @@ from tightrope.evaluation._ledger import check_same
 from tightrope.evaluation.certify import eps_text
 from tightrope.evaluation.properties import Neighbourhood, Probe, find_worst, measure, planned_evaluations
 from tightrope.experiments.api import DEFAULT_ATTACK
-from tightrope.experiments.certification import Dataset, Subject, find_attack, find_stages
+from tightrope.experiments.certification import Dataset, Subject, find_attack
 from tightrope.experiments.load import ConfigSource
 from tightrope.experiments.run import Run
 from tightrope.experiments.surface import _policy, _relaxation, _subject
@@ -29,6 +29,7 @@ from tightrope.reports.properties import draw
 from tightrope.runtime.memory import keep_freed_memory
 from tightrope.smoothers._population import check_counts, check_std
 from tightrope.training.noise_policy import NoisePolicy
+from tightrope.verifiers.bab import Bab
 
 RELAXATIONS = ("ibp", "hbox", "crown_ibp", "deepz", "deeppoly")
 STD = (0.005, 0.01, 0.02)
@@ -205,9 +206,7 @@ class _Work:
         return record
 
     def _worst(self) -> tuple[WorstMargin, ...]:
-        stages = find_stages((), DEFAULT_ATTACK, complete=True, timeout=self.place.settings.timeout, memory_gib=None)
-        assert stages.rest is not None
-        return find_worst(self.place, find_attack(DEFAULT_ATTACK), stages.rest)
+        return find_worst(self.place, find_attack(DEFAULT_ATTACK), Bab(timeout=self.place.settings.timeout))
 
     def _written(self, record: PropertiesRecord) -> PropertiesRecord:
         record.write(self.folder / "properties.json")
