@@ -164,7 +164,8 @@ def _peak(work: Callable[[], object], device: torch.device) -> int:
         return peak_memory(work, device)
     with LiveBytes() as count:
         work()
-    return 2 * count.peak
+    peak: int = 2 * count.peak
+    return peak
 
 
 def complete(

@@ -192,5 +192,5 @@ def _label(std: float, unit: str) -> str:
 
 
 def _axis_label(axis: Axis) -> str:
-    share = "" if axis.share is None else f" ({axis.share:.0%} of the variance)"
-    return f"{axis.name}{share}"
+    share = "" if axis.share is None else f", {axis.share:.0%} of the variance"
+    return f"{axis.name}{share}\n({axis.unit})"
