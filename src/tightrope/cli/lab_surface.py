@@ -11,10 +11,10 @@ import typer
 import tightrope as tr
 from tightrope.cli._console import out, print_hint, progress_bar, table
 from tightrope.cli._guard import guarded
-from tightrope.cli.plan import duration
 from tightrope.errors import InputError
 from tightrope.evaluation.landscape import evaluations_left
 from tightrope.records.surface import Surface
+from tightrope.reports.units import duration
 
 
 class Along(StrEnum):

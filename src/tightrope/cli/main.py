@@ -10,7 +10,22 @@ from tightrope._version import __version__
 from tightrope.cli import STARTED
 from tightrope.cli._lazy import importing
 
-_COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "experiment", "tune", "lab", "list")
+_COMMANDS = (
+    "train",
+    "plan",
+    "certify",
+    "audit",
+    "verify",
+    "export",
+    "demo",
+    "experiment",
+    "reproduce",
+    "tune",
+    "report",
+    "compare",
+    "lab",
+    "list",
+)
 _FILES = {"list": "listing"}
 """File and function below ``tightrope.cli`` where that is not the command's name, which Python has taken."""
 

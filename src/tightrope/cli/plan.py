@@ -12,8 +12,7 @@ from tightrope.cli._console import out, print_hint, table
 from tightrope.cli._guard import guarded
 from tightrope.experiments.plan import check_fits
 from tightrope.records.run import Plan
-
-UNKNOWN = "not known"
+from tightrope.reports.units import UNKNOWN, duration
 
 
 @guarded
@@ -68,21 +67,6 @@ def _hints(found: Plan) -> None:
         )
     if found.chunk is not None and len({trial.chunk for trial in found.trials}) == 1 and found.pairs != 1:
         print_hint("Only the configured chunk was measured; --set smoother.chunk=auto looks for the fastest that fits.")
-
-
-def duration(seconds: float | None) -> str:
-    """In the largest unit that leaves a number of at least 1.
-
-    Example:
-        >>> duration(0.0123), duration(75), duration(7200)
-        ('12.3 ms', '1.25 min', '2 h')
-    """
-    if seconds is None:
-        return UNKNOWN
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{1000 * seconds:.3g} ms"
 
 
 def _size(count: int) -> str:

@@ -30,6 +30,7 @@ class Axis(_Record):
 
     Attributes:
         name: what it is, in words: ``random``, ``gradient of ibp``, ``towards NAME``, ``principal component 1``.
+        unit: what a coordinate of 1 is, in words.
         positions: coordinates of the points, ascending.
         length: Euclidean norm of the direction: weights are ``centre + coordinate * direction``.
         sha256: of the direction.
@@ -37,6 +38,7 @@ class Axis(_Record):
     """
 
     name: str
+    unit: str
     positions: tuple[float, ...] = Field(min_length=2)
     length: float
     sha256: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def _line(surface: Surface) -> Figure:
         _strips(rows[1], surface)
     for axes in rows[-1]:
         axes.set_xlabel(_axis_label(surface.axes[0]))
-    _legend(figure, rows[0][0])
+    _legend(figure, rows[0][0], {"jump of the plain loss": JUMP} if searched else {})
     return figure
 
 
@@ -74,7 +74,8 @@ def _curves(axes: Axes, surface: Surface, relaxation: str) -> None:
             low, high = zip(*curve.interval, strict=True)
             axes.fill_between(positions, low, high, color=colour, alpha=0.25, linewidth=0)
         for jump in curve.jumps or ():
-            axes.plot([jump.position] * 2, [jump.before, jump.after], color=JUMP, linewidth=2.0)
+            ends = [jump.before, jump.after]
+            axes.plot([jump.position] * 2, ends, color=JUMP, linewidth=2.0, solid_capstyle="butt", zorder=3)
     for point in surface.marks.values():
         axes.axvline(point[0], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     axes.set_title(relaxation, fontsize=10)
@@ -104,10 +105,13 @@ def _strips(row: Sequence[Axes], surface: Surface) -> None:
     row[0].set_ylabel("jumps of the\nplain loss")
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes, more: Mapping[str, str]) -> None:
+    """Below everything: what the panel names, and further lines by label and colour."""
+    line = require("matplotlib.lines").Line2D
     handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, len(labels))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    handles = [*handles, *(line([], [], color=colour, linewidth=2.0) for colour in more.values())]
+    columns = max(1, len(handles))
+    figure.legend(handles, [*labels, *more], loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 # ------------------------------------------------------------------------------------------------------ planes
@@ -128,7 +132,7 @@ def _plane(surface: Surface) -> Figure:
     for axes in rows[-1]:
         axes.set_xlabel(_axis_label(surface.axes[0]))
     figure.colorbar(drawn, ax=rows, label="certified loss (cross-entropy)", shrink=0.8)
-    _legend(figure, rows[0][0])
+    _legend(figure, rows[0][0], {})
     return figure
 
 
@@ -184,9 +188,9 @@ def _colours(stds: Iterable[float]) -> Iterable[tuple[float, str]]:
 
 def _label(std: float, unit: str) -> str:
     told = {"absolute": "", "weight": " of the weights' RMS", "fan_in": " / √fan-in"}[unit]
-    return "plain" if std == 0 else rf"smoothed, $\sigma$ = {std:g}{told}"
+    return "plain" if std == 0 else rf"smoothed, $\sigma$ = {std:g}{told}, 95 % band"
 
 
 def _axis_label(axis: Axis) -> str:
-    share = "" if axis.share is None else f" ({axis.share:.0%} of the variance)"
-    return f"{axis.name}{share}"
+    share = "" if axis.share is None else f", {axis.share:.0%} of the variance"
+    return f"{axis.name}{share}\n({axis.unit})"
