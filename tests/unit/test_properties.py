@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import tightrope as tr
 from helpers import F64, case, margins64, relaxation
 from reference.exact import exact_min
 from reference.rational import chebyshev, rational_degree
+from tightrope.cli.main import app
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec, margin_spec
@@ -219,7 +221,7 @@ def fitted(name: str, neurons: int, sign: float) -> tuple[int | None, int | None
     net, params = tr.from_module(nn.Sequential(nn.Linear(3, neurons), nn.ReLU(), nn.Linear(neurons, 2)).double(), (3,))
     first, bias, last, _ = params
     rows = torch.tensor([[1.0, 2.0, -0.7], [1.2, -0.6, 2.5], [-0.8, 1.0, 1.1]], dtype=F64)[:neurons]
-    turn = torch.tensor([[0.4, 0.9, -0.3], [-0.5, 0.25, -1.0], [-0.5, 0.6, -0.4]], dtype=F64)[:neurons]
+    turn = torch.tensor([[0.4, 0.9, -0.3], [-0.5, 0.25, -1.0], [-0.7, 0.9, 0.6]], dtype=F64)[:neurons]
     still = {bias: -rows.sum(1) / 2 + 0.4, last: torch.tensor([[sign], [0.0]], dtype=F64).expand(2, neurons)}
     box = tr.linf_box(torch.full((1, 3), 0.5, dtype=F64), "2/5")
     spec = Spec(torch.tensor([[[1.0, 0.0]]], dtype=F64), torch.zeros(1, 1, dtype=F64), (0,))
@@ -384,6 +386,18 @@ def test_a_record_is_continued_and_read_back(tmp_path: Path) -> None:
     assert all(len(row) == len(columns) for row in rows)
     for columns, rows in (measured(both), smoothed(both)):
         assert all(len(row) == len(columns) for row in rows)
+
+
+def test_the_command_shows_what_is_there_and_refuses_what_it_cannot_read(tmp_path: Path) -> None:
+    flags = "--relaxation ibp --set model.width=[4] --images 2 --segments 1 --steps 8 --draws 2 --timeout 0"
+    command = ["lab", "properties", "digits/mlp-ibp", *flags.split(), "--out", str(tmp_path), "--std"]
+    quick(tmp_path, ["ibp"])
+    shown = CliRunner().invoke(app, [*command, "0.02"])
+    assert shown.exit_code == 0
+    assert "Beside" in shown.output
+    assert "Planned" not in shown.output
+    refused = CliRunner().invoke(app, [*command, "much"])
+    assert refused.exit_code == 2
 
 
 @pytest.mark.parametrize(

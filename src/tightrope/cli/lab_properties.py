@@ -10,9 +10,8 @@ import typer
 from rich.progress import TaskID
 
 import tightrope as tr
-from tightrope.cli._console import out, print_hint, progress_bar, table
+from tightrope.cli._console import duration, out, print_hint, progress_bar, table
 from tightrope.cli._guard import guarded
-from tightrope.cli.plan import duration
 from tightrope.errors import InputError
 from tightrope.experiments.properties import RELAXATIONS, STD, Planned
 from tightrope.records.properties import PropertiesRecord

@@ -157,7 +157,7 @@ class Probe:
 def planned_evaluations(settings: records.Settings) -> int:
     """Of the loss for one relaxation, without what follows jumps: about 40 for each that is found."""
     grid = settings.segments * (settings.steps + 1)
-    search = (4 * HALVINGS + 2**EVERYWHERE * settings.steps) * settings.segments
+    search = (4 * HALVINGS + (1 << EVERYWHERE) * settings.steps) * settings.segments
     return grid * (1 + len(settings.std) * settings.draws) + search + 2 * _GRADIENT * settings.draws + _RADII
 
 

@@ -138,9 +138,11 @@ def _names(axes: Axes, record: PropertiesRecord) -> None:
 
 def _gaps(axes: Axes, record: PropertiesRecord) -> None:
     for place, (each, colour, _) in enumerate(_styles(record)):
-        axes.bar(place, each.tightness.gap, color=colour)
+        drawn = axes.bar(place, each.tightness.gap, color=colour)
+        axes.bar_label(drawn, fmt="%.3g", fontsize=8)
         axes.bar(place, each.tightness.proved, color="none", edgecolor="black", linewidth=1)
     _names(axes, record)
+    axes.margins(y=0.1)
     axes.set_title("Tightness: gap to the worst margin (outlined: proved)", fontsize=10)
     axes.set_ylabel("margin, mean over images")
 
