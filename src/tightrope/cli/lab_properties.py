@@ -10,12 +10,13 @@ import typer
 from rich.progress import TaskID
 
 import tightrope as tr
-from tightrope.cli._console import duration, out, print_hint, progress_bar, table
+from tightrope.cli._console import out, print_hint, progress_bar, table
 from tightrope.cli._guard import guarded
 from tightrope.errors import InputError
 from tightrope.experiments.properties import RELAXATIONS, STD, Planned
 from tightrope.records.properties import PropertiesRecord
 from tightrope.reports.properties import beside_published, measured, smoothed, worst_margins_told
+from tightrope.reports.units import duration
 
 
 @guarded
