@@ -13,7 +13,7 @@ def chebyshev(count: int, width: float) -> Array:
     return width * np.cos((np.arange(count) + 0.5) * np.pi / count)
 
 
-def rational_degree(points: Array, found: Array, tolerance: float = 1e-10, most: int = 15) -> int | None:
+def rational_degree(points: Array, found: Array, tolerance: float = 1e-12, most: int = 15) -> int | None:
     """The least m such that a rational function of type (m, m) fits the values up to a share of their range."""
     goal = tolerance * (found.max() - found.min())
     rest, support, fit = np.ones(len(points), dtype=bool), list[int](), np.full_like(found, found.mean())
