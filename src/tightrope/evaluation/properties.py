@@ -190,7 +190,11 @@ def measure(name: str, probe: Probe, worst: Sequence[records.WorstMargin]) -> re
 
 
 def find_worst(place: Neighbourhood, attack: Attack, verifier: Verifier) -> tuple[records.WorstMargin, ...]:
-    """The bracket of the worst margin of every image, see :func:`worst_margins`."""
+    """The bracket of the worst margin of every image, see :func:`worst_margins`.
+
+    Raises:
+        NumericalError: a bound is not finite.
+    """
     found = worst_margins(
         place.network,
         place.params,
@@ -201,6 +205,8 @@ def find_worst(place: Neighbourhood, attack: Attack, verifier: Verifier) -> tupl
         tolerance=place.settings.tolerance,
         generator=derived_generator(place.x.device, place.settings.seed, "attack"),
     )
+    if not bool(torch.isfinite(found.lower + found.upper).all()):
+        raise NumericalError("The bounds of this network are not finite: its weights are too large for float64.")
     ends = zip(found.lower.tolist(), found.upper.tolist(), strict=True)
     return tuple(records.WorstMargin(index=i, lower=low, upper=high) for i, (low, high) in enumerate(ends))
 

@@ -133,7 +133,10 @@ def properties(
         [0, 12]
     """
     chosen = {name: _relaxation(name) for name in relaxations}
-    levels = _checked(chosen, tuple(std), segments, steps, draws, jump, tolerance, timeout)
+    if not chosen:
+        raise InputError("Name at least one relaxation.")
+    levels = _levels(tuple(std), segments, steps, draws)
+    _check_search(jump, tolerance, timeout)
     found, name, config = _subject(
         source, overrides, dataset, eps, split=split, count=images, data_dir=data_dir, float32=False, device=device
     )
@@ -217,23 +220,12 @@ def _silent(part: str, evaluations: int) -> None:
     """Nobody watches."""
 
 
-def _checked(
-    chosen: Mapping[str, Relaxation],
-    std: tuple[float, ...],
-    segments: int,
-    steps: int,
-    draws: int,
-    jump: float,
-    tolerance: float,
-    timeout: float,
-) -> tuple[float, ...]:
+def _levels(std: tuple[float, ...], segments: int, steps: int, draws: int) -> tuple[float, ...]:
     """The std, ascending.
 
     Raises:
         InputError: anything that cannot be measured.
     """
-    if not chosen:
-        raise InputError("Name at least one relaxation.")
     if not std or any(not (math.isfinite(each) and each > 0) for each in std):
         raise InputError(f"std = {', '.join(map(str, std)) or 'nothing'}: give finite numbers > 0.")
     check_counts(segments=segments)
@@ -241,11 +233,15 @@ def _checked(
         raise InputError(f"steps = {steps}: a segment needs an even number of them, at least 8.")
     if draws < 2:
         raise InputError(f"draws = {draws}: a mean with an error needs at least 2.")
+    return tuple(sorted(set(std)))
+
+
+def _check_search(jump: float, tolerance: float, timeout: float) -> None:
+    """Refuse what cannot be searched for."""
     if not 0 < jump < 1:
         raise InputError(f"jump = {jump}: give a share of the loss in (0, 1).")
     if not (tolerance > 0 and timeout >= 0 and math.isfinite(tolerance + timeout)):
         raise InputError(f"Worst margins need a tolerance > 0 and a timeout >= 0, got {tolerance} and {timeout}.")
-    return tuple(sorted(set(std)))
 
 
 def _neighbourhood(found: Subject, policy: NoisePolicy, settings: Settings) -> Neighbourhood:
