@@ -128,7 +128,8 @@ def _axis(sight: Sight, kind: str, seed: int, index: int) -> Heading:
     params, trainable = sight.params, sight.network.trainable
     if kind == "random":
         found = random_direction(params, trainable, seed, index)
-        return Heading(kind, "random direction", "1 = length of each filter", found, RANGES[kind])
+        name = "second random direction" if index else "random direction"
+        return Heading(kind, name, "1 = length of each filter", found, RANGES[kind])
     first = next(iter(sight.relaxations))
     found = gradient_direction(sight.loss(first), params, trainable)
     return Heading(kind, f"gradient of {first}", "1 = length of the weights", found, RANGES[kind])
@@ -159,7 +160,7 @@ def _principal(sight: Sight, count: int) -> list[Heading]:
         Heading(
             "pca",
             f"principal component {index}",
-            "Euclidean distance",
+            "Euclidean",
             direction,
             _around(coordinates),
             {},

@@ -26,10 +26,11 @@ from tightrope.experiments.build import build_module, build_plugins
 from tightrope.experiments.certification import Dataset, Subject, find_run, find_subject
 from tightrope.experiments.config import RunConfig
 from tightrope.experiments.load import ConfigSource, load_config, presets
+from tightrope.experiments.model_zoo import is_zoo_name, results_folder
 from tightrope.experiments.plan import SAFE_SHARE
 from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run
-from tightrope.records.surface import Cost, Curve, Surface, read_surface, write_table
+from tightrope.records.surface import Axis, Cost, Curve, Surface, read_surface, write_table
 from tightrope.reports.surfaces import draw
 from tightrope.runtime.memory import GIB, free_memory, keep_freed_memory
 from tightrope.smoothers._population import check_std
@@ -39,7 +40,7 @@ RELAXATIONS = ("ibp", "deepz", "crown_ibp", "deeppoly")
 STD = (0.0, 0.01, 0.03)
 POINTS = {1: 51, 2: 21}  # by the number of axes
 SAVE_SECONDS = 2.0
-_FOUND_ANEW = {"tightrope", "curves", "costs", "pairs"}  # of a record: what may differ when it is continued
+_NO_SETTING = {"tightrope", "axes", "curves", "costs", "pairs", "marks", "path"}  # fields that samples do not depend on
 
 
 def surface(
@@ -127,7 +128,7 @@ def surface(
     wanted = Surface(
         tightrope=__version__,
         name=name,
-        trained=found.run is not None,
+        trained=None if isinstance(source, nn.Module) else found.run is not None,
         weights_sha256=tensor_digest(found.params),
         dataset=found.data,
         split=split,
@@ -191,14 +192,15 @@ def _run(source: Run | ConfigSource, overrides: Sequence[str]) -> Run | None:
         InputError: overrides for a run.
         MissingDataError: neither.
     """
-    if not isinstance(source, Run | str | Path) or (not isinstance(source, Run) and str(source).endswith(".toml")):
-        return None
-    if not isinstance(source, Run) and not Path(source).exists():
-        if str(source) in presets():
+    if isinstance(source, str | Path):
+        if str(source).endswith(".toml") or str(source) in presets():
             return None
-        raise MissingDataError(
-            f"{source} is neither a run folder nor a preset. See tightrope list presets, or name a TOML file."
-        )
+        if not Path(source).exists() and not is_zoo_name(source):
+            raise MissingDataError(
+                f"{source} is neither a run folder nor a preset. See tightrope list presets, or name a TOML file."
+            )
+    elif not isinstance(source, Run):
+        return None
     if overrides:
         raise InputError("The settings of a run are what it was trained with: they cannot be overridden.")
     return find_run(source)
@@ -255,7 +257,7 @@ def _folder(subject: Subject, name: str, axes: Sequence[Heading], out: Path | st
         return Path(out)
     kinds = "-".join([axes[0].kind, *["plane"] * (len(axes) - 1)])
     if subject.run is not None:
-        return subject.run.path / f"surface-{kinds}"
+        return results_folder(subject.run.path) / f"surface-{kinds}"
     return Path("surfaces") / f"{name.replace('/', '-')}-{kinds}"
 
 
@@ -269,8 +271,7 @@ def _continued(wanted: Surface, path: Path) -> Surface:
     if not path.exists():
         return wanted
     old = read_surface(path)
-    settings = [each.model_dump(mode="json", exclude=_FOUND_ANEW) for each in (old, wanted)]
-    check_same(path, *settings)
+    check_same(path, _settings(old), _settings(wanted))
     known = {(curve.relaxation, curve.std): curve for curve in old.curves}
     lost = known.keys() - {(curve.relaxation, curve.std) for curve in wanted.curves}
     if lost or old.pairs > wanted.pairs:
@@ -283,6 +284,20 @@ def _continued(wanted: Surface, path: Path) -> Surface:
     return wanted.model_copy(update={"curves": curves, "costs": old.costs})
 
 
+def _settings(surface: Surface) -> dict[str, Any]:
+    """What samples depend on."""
+    settings = surface.model_dump(mode="json", exclude=_NO_SETTING)
+    axes = [
+        {"direction": axis.name, "sha256": axis.sha256, "points": len(axis.positions), "range": _ends(axis)}
+        for axis in surface.axes
+    ]
+    return settings | {f"axis {number}": axis for number, axis in enumerate(axes, start=1)}
+
+
+def _ends(axis: Axis) -> str:
+    return f"{axis.positions[0]:g} .. {axis.positions[-1]:g}"
+
+
 def _costs(surface: Surface, sight: Sight, scene: Scene, budget: float) -> tuple[Cost, ...]:
     """Of all relaxations; what a file says of one is kept, so that it goes on in the same chunks."""
     known = {cost.relaxation: cost for cost in surface.costs}
@@ -290,9 +305,8 @@ def _costs(surface: Surface, sight: Sight, scene: Scene, budget: float) -> tuple
     for name in surface.relaxations:
         count = sum(evaluations(surface, curve) for curve in surface.curves if curve.relaxation == name)
         if (old := known.get(name)) is not None:
-            found.append(
-                old.model_copy(update={"evaluations": count, "seconds": old.seconds / old.evaluations * count})
-            )
+            share = count / old.evaluations
+            found.append(old.model_copy(update={"evaluations": count, "seconds": old.seconds * share}))
             continue
         cost = calibrated(name, partial(sight.loss, name), scene, surface.images, count, budget)
         if cost.peak_memory > budget:

@@ -120,7 +120,7 @@ class Surface(_Record):
 
     Attributes:
         name: of the run or the preset.
-        trained: whether the centre is a trained network.
+        trained: whether the centre is a trained network; None if that is not known, of a module.
         weights_sha256: of the weights in the centre.
         dataset, split, images: the first so many images of a split.
         images_sha256: of them and their labels.
@@ -139,7 +139,7 @@ class Surface(_Record):
     schema_version: Literal[1] = 1
     tightrope: str
     name: str
-    trained: bool
+    trained: bool | None
     weights_sha256: str
     dataset: str
     split: str
