@@ -103,7 +103,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------------ help and lists
 
 
-@pytest.mark.parametrize("command", [(), *((command,) for command in COMMANDS), ("lab", "surface"), ("lab", "properties")])
+@pytest.mark.parametrize(
+    "command", [(), *((command,) for command in COMMANDS), ("lab", "surface"), ("lab", "properties")]
+)
 def test_help_describes_every_option(command: tuple[str, ...]) -> None:
     result = tightrope(*command, "--help")
     assert result.exit_code == 0
