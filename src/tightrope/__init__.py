@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import smoother as smoother
     from tightrope.experiments.audit import audit as audit
     from tightrope.experiments.export import export as export
+    from tightrope.experiments.properties import properties as properties
     from tightrope.experiments.run import Run as Run
     from tightrope.experiments.stages import cascade as cascade
     from tightrope.experiments.surface import surface as surface
@@ -67,6 +68,7 @@ _HOME = {
     ),
     "experiments.audit": ("audit",),
     "experiments.export": ("export",),
+    "experiments.properties": ("properties",),
     "experiments.run": ("Run",),
     "experiments.stages": ("cascade",),
     "experiments.surface": ("surface",),

@@ -30,7 +30,7 @@ from tightrope.records.radius import read_distribution
 from tightrope.records.run import Plan, RunRecord
 from tightrope.training import loop
 
-COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "report", "compare", "list")
+COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "report", "compare", "lab", "list")
 TINY = ("data.train=200", "model.width=[6]", "train.epochs=2", "eps.train=0.02", "optimizer.lr=0.02")
 
 
@@ -103,7 +103,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------------ help and lists
 
 
-@pytest.mark.parametrize("command", [(), *((command,) for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "command", [(), *((command,) for command in COMMANDS), ("lab", "surface"), ("lab", "properties")]
+)
 def test_help_describes_every_option(command: tuple[str, ...]) -> None:
     result = tightrope(*command, "--help")
     assert result.exit_code == 0
@@ -119,8 +121,10 @@ def test_help_describes_every_option(command: tuple[str, ...]) -> None:
 def typer_command(*names: str) -> Any:
     import typer.main
 
-    group = typer.main.get_command(app)
-    return group.commands[names[0]] if names else group
+    command: Any = typer.main.get_command(app)
+    for name in names:
+        command = command.get_command(None, name)
+    return command
 
 
 def test_without_arguments_there_is_help() -> None:

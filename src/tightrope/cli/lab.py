@@ -8,6 +8,7 @@ from tightrope.cli._lazy import importing
 
 _COMMANDS = {
     "surface": "lab_surface",
+    "properties": "lab_properties",
 }
 
 lab = typer.Typer(

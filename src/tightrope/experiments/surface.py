@@ -6,37 +6,27 @@ import math
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tightrope._version import __version__
-from tightrope.core.bounds import Params
-from tightrope.core.box import linf_box, parse_eps
+from tightrope.core.box import parse_eps
 from tightrope.core.digest import tensor_digest
-from tightrope.core.network import Network
 from tightrope.core.protocols import LossFn, Relaxation
 from tightrope.errors import ConfigError, InputError, MissingDataError, OutOfMemoryError
 from tightrope.evaluation._ledger import check_same
 from tightrope.evaluation.certify import eps_text
-from tightrope.evaluation.directions import (
-    Direction,
-    difference,
-    gradient_direction,
-    length,
-    principal_components,
-    random_direction,
-)
-from tightrope.evaluation.landscape import Scene, batch_loss, calibrated, complete, evaluations
+from tightrope.evaluation.landscape import Scene, calibrated, complete, evaluations
+from tightrope.experiments.axes import Along, Heading, Range, Sight, find_axes, find_ranges, positions_between
 from tightrope.experiments.build import build_module, build_plugins
 from tightrope.experiments.certification import Dataset, Subject, find_run, find_subject
 from tightrope.experiments.config import RunConfig
 from tightrope.experiments.load import ConfigSource, load_config, presets
+from tightrope.experiments.model_zoo import is_zoo_name, results_folder
 from tightrope.experiments.plan import SAFE_SHARE
 from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run
@@ -45,18 +35,12 @@ from tightrope.reports.surfaces import draw
 from tightrope.runtime.memory import GIB, free_memory, keep_freed_memory
 from tightrope.smoothers._population import check_std
 from tightrope.training.noise_policy import NoisePolicy
-from tightrope.training.state import load_tensors
-
-Along = Literal["random", "gradient", "pca"]
-Range = tuple[float, float]
 
 RELAXATIONS = ("ibp", "deepz", "crown_ibp", "deeppoly")
 STD = (0.0, 0.01, 0.03)
 POINTS = {1: 51, 2: 21}  # by the number of axes
-RANGES: Mapping[str, Range] = {"random": (-0.25, 0.25), "gradient": (-0.2, 0.2), "towards": (-0.5, 1.5)}
-MARGIN = 0.2  # of a trajectory's extent, on either side of it
 SAVE_SECONDS = 2.0
-_FOUND_ANEW = {"tightrope", "curves", "costs", "pairs"}  # of a record: what may differ when it is continued
+_NO_SETTING = {"tightrope", "axes", "curves", "costs", "pairs", "marks", "path"}  # fields that samples do not depend on
 
 
 def surface(
@@ -136,22 +120,22 @@ def surface(
     found, name, config = _subject(
         source, overrides, dataset, eps, split=split, count=images, data_dir=data_dir, float32=float32, device=device
     )
-    sight = _Sight(found, chosen)
-    axes = _axes(sight, direction, None if towards is None else find_run(towards), plane, seed)
-    grid = [_positions(end, points or POINTS[len(axes)]) for end in _ranges(axes, ranges)]
+    sight = Sight(found, chosen)
+    axes = find_axes(sight, direction, None if towards is None else find_run(towards), plane, seed)
+    grid = [positions_between(end, points or POINTS[len(axes)]) for end in find_ranges(axes, ranges)]
     folder = _folder(found, name, axes, out)
     policy = NoisePolicy() if config is None else _policy(config)
     wanted = Surface(
         tightrope=__version__,
         name=name,
-        trained=found.run is not None,
+        trained=None if isinstance(source, nn.Module) else found.run is not None,
         weights_sha256=tensor_digest(found.params),
         dataset=found.data,
         split=split,
         images=len(found.labels),
         images_sha256=tensor_digest({"x": found.x, "labels": found.labels}),
         eps=eps_text(found.eps),
-        dtype=str(sight.dtype).removeprefix("torch."),
+        dtype=str(found.x.dtype).removeprefix("torch."),
         seed=seed,
         pairs=draws // 2,
         std_unit=policy.unit,
@@ -171,43 +155,6 @@ def surface(
     write_table(finished, folder / "surface.csv")
     draw(finished, folder / "surface.png", folder / "surface.svg")
     return finished
-
-
-# ---------------------------------------------------------------------------------------------- what is looked at
-
-
-@dataclass(frozen=True)
-class _Sight:
-    """A batch of images, and the relaxations that bound it, in the type of the computation."""
-
-    subject: Subject
-    relaxations: Mapping[str, Relaxation]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.subject.x.dtype
-
-    @property
-    def network(self) -> Network:
-        return self.subject.network
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        return self.cast(self.subject.params)
-
-    def cast(self, params: Params) -> dict[str, Tensor]:
-        """Weights of the same network, where and as what is computed."""
-        x = self.subject.x
-        return {n: v.to(x.device, x.dtype if v.is_floating_point() else v.dtype) for n, v in params.items()}
-
-    def loss(self, name: str, count: int | None = None) -> LossFn:
-        """The loss of the first so many images."""
-        x, labels = self.subject.x[:count], self.subject.labels[:count]
-        box, spec = linf_box(x, self.subject.eps), self.subject.make_spec(labels)
-        return batch_loss(self.network, self.relaxations[name], x, box, spec)
-
-    def losses(self) -> dict[str, LossFn]:
-        return {name: self.loss(name) for name in self.relaxations}
 
 
 def _subject(
@@ -245,14 +192,15 @@ def _run(source: Run | ConfigSource, overrides: Sequence[str]) -> Run | None:
         InputError: overrides for a run.
         MissingDataError: neither.
     """
-    if not isinstance(source, Run | str | Path) or (not isinstance(source, Run) and str(source).endswith(".toml")):
-        return None
-    if not isinstance(source, Run) and not Path(source).exists():
-        if str(source) in presets():
+    if isinstance(source, str | Path):
+        if str(source).endswith(".toml") or str(source) in presets():
             return None
-        raise MissingDataError(
-            f"{source} is neither a run folder nor a preset. See tightrope list presets, or name a TOML file."
-        )
+        if not Path(source).exists() and not is_zoo_name(source):
+            raise MissingDataError(
+                f"{source} is neither a run folder nor a preset. See tightrope list presets, or name a TOML file."
+            )
+    elif not isinstance(source, Run):
+        return None
     if overrides:
         raise InputError("The settings of a run are what it was trained with: they cannot be overridden.")
     return find_run(source)
@@ -301,121 +249,15 @@ def _policy(config: RunConfig) -> NoisePolicy:
     return NoisePolicy(config.smoother.std_mode, config.smoother.biases, config.smoother.normalisation)
 
 
-# ------------------------------------------------------------------------------------------------------- axes
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """A direction, and what is known of it.
-
-    Attributes:
-        kind: of the direction, for names of folders.
-        name: in words.
-        range: by default.
-        marks: networks on it.
-        path: of the trajectory, if the axes are its principal components.
-    """
-
-    kind: str
-    name: str
-    direction: Direction
-    range: Range
-    marks: Mapping[str, tuple[float, ...]]
-    share: float | None = None
-    path: tuple[tuple[float, ...], ...] = ()
-
-    def record(self, positions: tuple[float, ...]) -> Axis:
-        return Axis(
-            name=self.name,
-            positions=positions,
-            length=length(self.direction),
-            sha256=tensor_digest(self.direction),
-            share=self.share,
-        )
-
-
-def _axes(sight: _Sight, direction: Along | None, other: Run | None, plane: bool, seed: int) -> list[_Axis]:
-    if direction not in (None, "random", "gradient", "pca"):
-        raise InputError(f"direction = {direction!r}: choose random, gradient, pca, or another run (towards).")
-    if other is not None and direction is not None and not plane:
-        raise InputError("Two directions, towards a run and another, make a plane: ask for one (plane).")
-    if direction == "pca":
-        if other is not None:
-            raise InputError("The second axis of a plane towards a run is random or gradient, not pca.")
-        return _principal(sight, 2 if plane else 1)
-    first = _axis(sight, direction or "random", seed, 0) if other is None else _towards(sight, other)
-    if not plane:
-        return [first]
-    return [first, _axis(sight, "random" if other is None else direction or "random", seed, 1)]
-
-
-def _axis(sight: _Sight, kind: str, seed: int, index: int) -> _Axis:
-    params, trainable = sight.params, sight.network.trainable
-    if kind == "random":
-        return _Axis(kind, "random", random_direction(params, trainable, seed, index), RANGES[kind], {})
-    first = next(iter(sight.relaxations))
-    found = gradient_direction(sight.loss(first), params, trainable)
-    return _Axis(kind, f"gradient of {first}", found, RANGES[kind], {})
-
-
-def _towards(sight: _Sight, other: Run) -> _Axis:
-    sight.network.check_params(other.params, reference=sight.subject.params)
-    found = difference(sight.params, sight.cast(other.params), sight.network.trainable)
-    name = other.record.name
-    return _Axis("towards", f"towards {name}", found, RANGES["towards"], {f"{name} (other)": (1.0, 0.0)})
-
-
-def _principal(sight: _Sight, count: int) -> list[_Axis]:
-    run = sight.subject.run
-    files = {} if run is None else run.folder.trajectory
-    if len(files) <= count:
-        raise MissingDataError(
-            f"{count} principal components need the weights after {count + 1} epochs of a run, and "
-            f"{len(files) or 'none'} were kept: train with --set train.keep_every=1."
-        )
-    kept = [load_tensors(path)[0] for path in files.values()]
-    for each in kept:
-        sight.network.check_params(each, reference=sight.subject.params)
-    found = principal_components(sight.params, [sight.cast(each) for each in kept], sight.network.trainable, count)
-    path = tuple(tuple(row) for row in found.path.tolist())
-    parts = zip(found.directions, found.shares, zip(*path, strict=True), strict=True)
-    return [
-        _Axis("pca", f"principal component {index}", direction, _around(coordinates), {}, share, path)
-        for index, (direction, share, coordinates) in enumerate(parts, start=1)
-    ]
-
-
-def _around(coordinates: Sequence[float]) -> Range:
-    """All of them and the centre, and a bit more."""
-    low, high = min(0.0, *coordinates), max(0.0, *coordinates)
-    return low - MARGIN * (high - low), high + MARGIN * (high - low)
-
-
-def _ranges(axes: Sequence[_Axis], given: Sequence[Range]) -> list[Range]:
-    if given and len(given) not in (1, len(axes)):
-        raise InputError(f"{len(given)} ranges for {len(axes)} axes: give one for each, or one for all.")
-    found = list(given) * (len(axes) if len(given) == 1 else 1) or [axis.range for axis in axes]
-    for low, high in found:
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise InputError(f"The range {low:g} .. {high:g} must go from a finite number to a larger one.")
-    return found
-
-
-def _positions(ends: Range, points: int) -> tuple[float, ...]:
-    low, high = ends
-    found = [low + (high - low) * index / (points - 1) for index in range(points)]
-    return tuple(0.0 if abs(each) < 1e-12 * (high - low) else each for each in found)
-
-
 # ------------------------------------------------------------------------------------------------ the work
 
 
-def _folder(subject: Subject, name: str, axes: Sequence[_Axis], out: Path | str | None) -> Path:
+def _folder(subject: Subject, name: str, axes: Sequence[Heading], out: Path | str | None) -> Path:
     if out is not None:
         return Path(out)
     kinds = "-".join([axes[0].kind, *["plane"] * (len(axes) - 1)])
     if subject.run is not None:
-        return subject.run.path / f"surface-{kinds}"
+        return results_folder(subject.run.path) / f"surface-{kinds}"
     return Path("surfaces") / f"{name.replace('/', '-')}-{kinds}"
 
 
@@ -429,8 +271,7 @@ def _continued(wanted: Surface, path: Path) -> Surface:
     if not path.exists():
         return wanted
     old = read_surface(path)
-    settings = [each.model_dump(mode="json", exclude=_FOUND_ANEW) for each in (old, wanted)]
-    check_same(path, *settings)
+    check_same(path, _settings(old), _settings(wanted))
     known = {(curve.relaxation, curve.std): curve for curve in old.curves}
     lost = known.keys() - {(curve.relaxation, curve.std) for curve in wanted.curves}
     if lost or old.pairs > wanted.pairs:
@@ -443,16 +284,29 @@ def _continued(wanted: Surface, path: Path) -> Surface:
     return wanted.model_copy(update={"curves": curves, "costs": old.costs})
 
 
-def _costs(surface: Surface, sight: _Sight, scene: Scene, budget: float) -> tuple[Cost, ...]:
+def _settings(surface: Surface) -> dict[str, Any]:
+    """What samples depend on."""
+    settings = surface.model_dump(mode="json", exclude=_NO_SETTING)
+    axes = [
+        {"direction": axis.name, "sha256": axis.sha256, "points": len(axis.positions), "range": _ends(axis)}
+        for axis in surface.axes
+    ]
+    return settings | {f"axis {number}": axis for number, axis in enumerate(axes, start=1)}
+
+
+def _ends(axis: Axis) -> str:
+    return f"{axis.positions[0]:g} .. {axis.positions[-1]:g}"
+
+
+def _costs(surface: Surface, sight: Sight, scene: Scene, budget: float) -> tuple[Cost, ...]:
     """Of all relaxations; what a file says of one is kept, so that it goes on in the same chunks."""
     known = {cost.relaxation: cost for cost in surface.costs}
     found = []
     for name in surface.relaxations:
         count = sum(evaluations(surface, curve) for curve in surface.curves if curve.relaxation == name)
         if (old := known.get(name)) is not None:
-            found.append(
-                old.model_copy(update={"evaluations": count, "seconds": old.seconds / old.evaluations * count})
-            )
+            share = count / old.evaluations
+            found.append(old.model_copy(update={"evaluations": count, "seconds": old.seconds * share}))
             continue
         cost = calibrated(name, partial(sight.loss, name), scene, surface.images, count, budget)
         if cost.peak_memory > budget:

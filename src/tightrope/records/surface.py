@@ -30,6 +30,7 @@ class Axis(_Record):
 
     Attributes:
         name: what it is, in words: ``random``, ``gradient of ibp``, ``towards NAME``, ``principal component 1``.
+        unit: what a coordinate of 1 is, in words.
         positions: coordinates of the points, ascending.
         length: Euclidean norm of the direction: weights are ``centre + coordinate * direction``.
         sha256: of the direction.
@@ -37,6 +38,7 @@ class Axis(_Record):
     """
 
     name: str
+    unit: str
     positions: tuple[float, ...] = Field(min_length=2)
     length: float
     sha256: str
@@ -118,7 +120,7 @@ class Surface(_Record):
 
     Attributes:
         name: of the run or the preset.
-        trained: whether the centre is a trained network.
+        trained: whether the centre is a trained network; None if that is not known, of a module.
         weights_sha256: of the weights in the centre.
         dataset, split, images: the first so many images of a split.
         images_sha256: of them and their labels.
@@ -137,7 +139,7 @@ class Surface(_Record):
     schema_version: Literal[1] = 1
     tightrope: str
     name: str
-    trained: bool
+    trained: bool | None
     weights_sha256: str
     dataset: str
     split: str
