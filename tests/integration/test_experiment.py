@@ -201,6 +201,13 @@ def test_nothing_is_done_twice(finished: Path) -> None:
     assert content() == before
 
 
+def test_cells_of_other_settings_are_refused(finished: Path) -> None:
+    """Those of a smoke run, or of a suite that has changed since, are never part of the comparison."""
+    for other in (smaller(suite_of(), epochs=1, count=4), suite_of(run=TINY["run"] | {"eps": {"train": "0.03"}})):
+        with pytest.raises(InputError, match=r"other settings.*--out"):
+            experiment(finished, other).run()
+
+
 def test_a_warm_start_begins_where_the_plain_loose_cell_of_its_seed_ended(finished: Path, tmp_path: Path) -> None:
     """Run alone, it makes that cell first; the result is the same."""
     suite = suite_of()

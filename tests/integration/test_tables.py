@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_ablations_change_one_thing() -> None:
         table = load_table(name, "minutes")
         assert {cell.smoother for cell in table.cells} == smoothers
         assert all(cell.variant == "base" or cell.variant.startswith("pairs=") for cell in table.cells)
+
+
+def test_the_suite_in_the_guide_is_one(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "how-to" / "reproduce-a-table.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    table = load_table("methods", suite=str(tmp_path / "mine.toml"))
+    assert [(cell.variant, cell.seed) for cell in table.cells[:3]] == [("ibp", 0), ("sabr", 0), ("ibp", 1)]
+    assert all(f"`{name}`" in guide.read_text() for name in tables() if not name.startswith("ablation"))
 
 
 def test_what_cannot_be_reproduced(tmp_path: Path) -> None:
