@@ -99,10 +99,8 @@ def certify(
     }
     where = f"{loaded.record.name}, {dataset or loaded.config.data.name} test"
     if radius:
-        if evidence:
-            raise InputError("--evidence is for one radius: certificates of --radius are not kept.")
         with _showing(_facts_of_radii) as on_batch:
-            radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, **given)
+            radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, evidence=evidence, **given)
         _print_radii(radii, f"{where}, {radii.count} images", out_ or results_folder(loaded.path))
         return
     if tolerance is not None:

@@ -189,7 +189,14 @@ def _train(
     mark: str,
     watcher: Watcher,
 ) -> Run:
+    every = record.config["train"].get("keep_every")
+
+    def keep_weights(epoch: int) -> None:
+        if every is not None and epoch % every == 0:
+            save_tensors(folder.weights_after(epoch), state.params, {"run": mark, "epoch": epoch})
+
     def finish_epoch(epoch: EpochRecord) -> None:
+        keep_weights(epoch.epoch)  # first: a run killed after it repeats the epoch and writes the same again
         epochs.append(epoch)
         write_epochs(folder.metrics, epochs)
 
@@ -208,6 +215,8 @@ def _train(
 
     checkpoint: Callable[[State], None] = lambda current: current.save(folder.checkpoint, mark)  # noqa: E731
     try:
+        if state.step == 0:
+            keep_weights(0)
         train(job, state, checkpoint=checkpoint, finish_epoch=finish_epoch, back_off=back_off, watcher=watcher)
     except KeyboardInterrupt:
         close("interrupted")

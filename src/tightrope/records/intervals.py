@@ -134,4 +134,5 @@ def mcnemar(only_first: int, only_second: int) -> float:
     for fewer in range(min(only_first, only_second) + 1):
         tail += ways
         ways = ways * (trials - fewer) // (fewer + 1)
-    return min(1.0, 2 * tail / 2**trials)
+    p: float = 2 * tail / 2**trials
+    return min(1.0, p)

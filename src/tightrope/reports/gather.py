@@ -278,7 +278,7 @@ def _is_whole(file: Path) -> bool:
 def _header(file: Path) -> dict[str, Any]:
     header = image.read_header(file)
     run = header.get("run")
-    if not isinstance(run, dict) or not {"count", "eps"} <= run.keys() and not {"count", "tolerance"} <= run.keys():
+    if not isinstance(run, dict) or (not {"count", "eps"} <= run.keys() and not {"count", "tolerance"} <= run.keys()):
         raise CorruptDataError(f"{file}:1 does not say what its records are results of; certify again.")
     return header
 

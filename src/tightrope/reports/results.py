@@ -170,7 +170,7 @@ def _of_run(run: TrainedRun) -> Result | None:
     natural, adversarial, certified = (Share.of(getattr(found, kind), found.count) for kind in KINDS)
     return Result(
         label=run.label,
-        way=_way(run),
+        way=way(run),
         seed=run.seed,
         subject=Subject(main.data, radius(main.eps), found.count, main.complete),
         relaxation=relaxation_of(run.config),
@@ -241,7 +241,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 _MACHINE = ("seed", "device", "threads", "memory_gib")
 
 
-def _way(run: TrainedRun) -> str:
+def way(run: TrainedRun) -> str:
     """Everything that a run is made of but its seed and the machine."""
     settings = {key: value for key, value in run.config.items() if key not in _MACHINE}
     return json.dumps([run.record.name, run.record.weights, settings], sort_keys=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tightrope.reports.results import KINDS, Group, Kind, Subject, by_subject
+from tightrope.reports.results import KINDS, Group, Kind, Result, Subject, by_subject
 from tightrope.reports.units import duration, percent, span
 
 
@@ -42,6 +42,16 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+
+    def alignment(self, column: int) -> str:
+        """``words`` or ``number``."""
+        return "number" if any(row[column].key is not None for row in self.rows) else "words"
+
+    def heat(self, cell: Cell) -> float:
+        """Where its number lies between the smallest and the largest of the table, from 0 to 1."""
+        keys = [other.key for row in self.rows for other in row if other.key is not None]
+        low, high = min(keys), max(keys)
+        return 1.0 if cell.key is None or high == low else (cell.key - low) / (high - low)
 
 
 HEADS = ("Training", "Relaxation", "Smoother", "Nat. (%)", "Adv. (%)", "Cert. (%)", "Time", "Loss evaluations")
@@ -94,12 +104,25 @@ def _note(groups: Sequence[Group]) -> str:
     several = any(group.seeds > 1 for group in groups)
     seeds = "Mean ± standard deviation over seeds where there are several. " if several else ""
     best = "Bold: the highest of its column, whether or not the difference is more than chance. " if groups[1:] else ""
-    proof = (
-        ""
-        if groups[0].first.subject.complete
-        else "Verification was incomplete: certified accuracy is a lower bound of what complete verification would find. "
-    )
+    complete = groups[0].first.subject.complete
+    proof = "" if complete else "Incomplete verification: certified accuracy is a lower bound of what is provable. "
     return f"{seeds}{best}{proof}Time is of training.".strip()
+
+
+def seed_table(found: Sequence[Result]) -> Table:
+    """Networks one by one, with the intervals of their images."""
+    columns = ("Network", "Seed", "Nat. (%)", "Adv. (%)", "Cert. (%)", "Unknown (%)", "Time")
+    rows = tuple(
+        (
+            Cell(result.label),
+            Cell(str(result.seed), result.seed),
+            *(Cell(percent(share.value), share.value, span(*share[1:])) for share in map(result.share, KINDS)),
+            Cell(percent(result.unknown), result.unknown),
+            Cell(duration(result.seconds), result.seconds),
+        )
+        for result in found
+    )
+    return Table("Every network, seed by seed", columns, rows, "Below a share: its 95 % interval over images.")
 
 
 def matrix(groups: Sequence[Group]) -> Table | None:
@@ -141,7 +164,7 @@ def markdown(tables: Iterable[Table]) -> str:
     """Tables of GitHub's Markdown, the best in bold.
 
     Example:
-        >>> print(markdown([Table("t", ("a", "b"), ((Cell("x|y"), Cell("1", best=True)),))]))
+        >>> print(markdown([Table("t", ("a", "b"), ((Cell("x|y"), Cell("1", 1.0, best=True)),))]))
         **t**
         <BLANKLINE>
         | a | b |
@@ -153,7 +176,7 @@ def markdown(tables: Iterable[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    rule = [{"words": "---", "number": "---:"}[table.alignment(place)] for place in range(len(table.columns))]
     rows = [[f"**{_plain(cell.text)}**" if cell.best else _plain(cell.text) for cell in row] for row in table.rows]
     lines = [f"| {' | '.join(row)} |" for row in ([_plain(head) for head in table.columns], rule, *rows)]
     note = ["", _plain(table.note)] if table.note else []
@@ -176,12 +199,13 @@ def latex(tables: Iterable[Table]) -> str:
 
 def _latex(table: Table) -> str:
     rows = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows]
+    columns = "".join({"words": "l", "number": "r"}[table.alignment(place)] for place in range(len(table.columns)))
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{_escaped(f'{table.title}. {table.note}'.strip())}}}",
-            rf"  \begin{{tabular}}{{{_alignment(table)}}}",
+            rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
             "    " + " & ".join(map(_escaped, table.columns)) + r" \\",
             r"    \midrule",
@@ -192,12 +216,6 @@ def _latex(table: Table) -> str:
             "",
         ]
     )
-
-
-def _alignment(table: Table) -> str:
-    """Numbers on the right."""
-    columns = zip(*table.rows, strict=True) if table.rows else [() for _ in table.columns]
-    return "".join("r" if any(cell.key is not None for cell in column) else "l" for column in columns)
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -213,7 +231,6 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
-    "α": r"$\alpha$",
     **{mark: rf"\{mark}" for mark in "&%$#_{}"},
 }
 

@@ -13,7 +13,7 @@ _PRINTED = {
     "crown_ibp": "CROWN-IBP",
     "deepz": "DeepZ",
     "deeppoly": "DeepPoly",
-    "alpha_crown": "α-CROWN",
+    "alpha_crown": "alpha-CROWN",
     "none": "none",
     "rgs": "RGS",
     "pgpe": "PGPE",
@@ -77,6 +77,16 @@ def span(low: float, high: float) -> str:
         '94.1 to 95.0'
     """
     return f"{percent(low)} to {percent(high)}"
+
+
+def probability(p: float) -> str:
+    """A p-value; what is as good as 0 is not written out.
+
+    Example:
+        >>> probability(0.0421), probability(1e-171)
+        ('0.042', '< 0.0001')
+    """
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def duration(seconds: float | None) -> str:
