@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import tomli_w
+from docs.generate import results
 from typer.testing import CliRunner
 
 from tightrope.cli.main import app
 from tightrope.errors import ConfigError, UnknownNameError
-from tightrope.experiments.table import load_table, sizes, tables
+from tightrope.experiments.table import load_table, sizes, tables, tables_of
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.cells import Layout, Literature, cell_table, csv_text
 
@@ -196,6 +197,18 @@ def test_a_table_is_run_resumed_shown_and_written(tmp_path: Path) -> None:
     assert "4 networks" in reproduce("warm-start")  # from the plain cell of the other table
     assert {cell.start for cell in read_cells(out)} == {"scratch", "warm"}
     assert len((out / "paradox.csv").read_text().splitlines()) == 3
+
+
+def test_the_tables_of_a_folder_are_rendered_from_its_records_alone(tmp_path: Path) -> None:
+    for seed, name in enumerate(("ibp", "deeppoly")):
+        found = record(0, 0.1 * seed, suite="paradox/digits", smoother="none", relaxation=name)
+        found.write(tmp_path / name / "cell.json")
+    shown = tables_of(tmp_path)
+    assert list(shown) == ["matrix", "paradox"]
+    assert texts(shown["paradox"])["deeppoly"][2] == "10.0"
+    assert texts(shown["matrix"])["hbox"][0] == "not run"
+    page = results._experiment(tmp_path)
+    assert shown["paradox"].title in str(next(iter(page.values())))
 
 
 def test_bad_tables_on_the_command_line(tmp_path: Path) -> None:

@@ -146,6 +146,17 @@ def load_table(name: str, budget: str | None = None, suite: str | None = None) -
     return found
 
 
+def tables_of(folder: Path) -> dict[str, Table]:
+    """The named tables that the cells below a folder belong to, by name; none of those of suites in files.
+
+    Raises:
+        CorruptDataError: one of the files is not a record.
+    """
+    suites = {record.suite for record in read_cells(folder)}
+    named = [load_table(name, size) for name in tables() for size, suite in sizes(name).items() if suite in suites]
+    return {found.name: found.table(folder) for found in named if found.finished(folder)}
+
+
 def _check(table: NamedTable) -> None:
     """Every place of the table has cells, which differ in their seeds alone."""
     shown, problems = (table.layout.rows, table.layout.columns), []
