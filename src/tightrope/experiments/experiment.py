@@ -177,7 +177,7 @@ class Experiment:
         except KeyboardInterrupt:
             if watcher.passed:
                 raise BudgetSpentError from None
-            raise
+            raise KeyboardInterrupt("Saved. The same command goes on from here.") from None
 
     def _pay(self, evaluations: int) -> None:
         if evaluations > self._evaluations or time.monotonic() > self._deadline:
