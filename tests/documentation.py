@@ -1,4 +1,4 @@
-"""Pages of the documentation as a reader follows them: files are written, Python and commands are run, output is compared.
+"""Pages of the documentation as a reader follows them: files are written, Python and commands run, output is compared.
 
 A fenced block of ``python`` is run, after the blocks before it on the page; one of ``bash`` command by command; one of
 ``toml`` is a configuration; ``text`` right after commands is their output. Where the first line is a comment with a
@@ -140,8 +140,8 @@ def check_other(words: list[str]) -> None:
 def missing(shown: str, printed: str) -> list[str]:
     """Lines that a page shows and that did not come, in this order.
 
-    Words must be the same and percentages within 5 points. Lines of other numbers, such as counts and seconds, depend on
-    the machine: they are not looked at.
+    Words must be the same and percentages within 5 points. Lines of other numbers, such as counts and seconds, depend
+    on the machine: they are not looked at.
     """
     lines, found = iter(printed.splitlines()), []
     for line in shown.splitlines():

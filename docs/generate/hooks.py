@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,8 +20,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     _pages.clear()
     _pages.update(generated(ROOT))
     docs = Path(config.docs_dir)
-    written = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
-    config.nav = _expanded(config.nav, sorted(written | {name for name in _pages if name.endswith(".md")}))
+    there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")} | set(_pages)
+    named = set(_named(config.nav))
+    config.nav = _expanded(config.nav, sorted(page for page in there - named if page.endswith(".md")))
     return config
 
 
@@ -36,15 +38,23 @@ def on_page_content(html: str, **_: Any) -> str:
     return formulas.to_mathml(html)
 
 
+def _named(entry: Any) -> Iterator[str]:
+    """The pages that ``nav`` names."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from _named(part)
+
+
 def _expanded(entry: Any, pages: list[str]) -> Any:
-    """An entry of ``nav`` with ``folder/`` replaced by the pages in it."""
+    """An entry of ``nav`` with ``folder/`` replaced by those of the pages that are in it."""
     if isinstance(entry, dict):
         return {title: _expanded(value, pages) for title, value in entry.items()}
     if isinstance(entry, list):
         return [page for part in entry for page in _as_list(_expanded(part, pages))]
     if entry.endswith("/"):
-        inside = [page for page in pages if PurePosixPath(page).parent == PurePosixPath(entry)]
-        return sorted(inside, key=lambda page: (not page.endswith("/index.md"), page))
+        return [page for page in pages if PurePosixPath(page).parent == PurePosixPath(entry)]
     return entry
 
 
