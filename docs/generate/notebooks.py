@@ -30,7 +30,8 @@ def executed(path: Path) -> Any:
     """
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+        place = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=300, resources=place, coalesce_streams=True).execute()
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
