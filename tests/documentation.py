@@ -1,4 +1,4 @@
-"""Pages of the documentation as a reader follows them: files are written, Python and commands run, output is compared.
+"""Pages of the documentation as a reader follows them: files written, Python and commands run, output compared.
 
 A fenced block of ``python`` is run, after the blocks before it on the page; one of ``bash`` command by command; one of
 ``toml`` is a configuration; ``text`` right after commands is their output. Where the first line is a comment with a
