@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 from docs.generate import formulas
 from docs.generate.pages import generated
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
+_FETCHED = re.compile(
+    r'<(?:script|img|iframe|source)\b[^>]*\bsrc="((?:https?:)?//[^"]*)"|<link\b[^>]*\bhref="((?:https?:)?//[^"]*)"'
+)
 _pages: dict[str, str | bytes] = {}
 
 
@@ -36,6 +42,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_content(html: str, **_: Any) -> str:
     """Formulas become MathML, so that no script is needed."""
     return formulas.to_mathml(html)
+
+
+def on_post_page(output: str, *, page: Page, **_: Any) -> str:
+    """Refuse what a browser would fetch from elsewhere by itself.
+
+    Raises:
+        PluginError: a script, style or picture of another server.
+    """
+    if found := _FETCHED.search(output):
+        raise PluginError(f"{page.file.src_uri} would fetch {found[1] or found[2]}; the site must not need a network")
+    return output
 
 
 def _named(entry: Any) -> Iterator[str]:

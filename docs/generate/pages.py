@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docs.generate import api, commands, configuration, layers, notebooks, plugins, presets, results
+from docs.generate import api, commands, configuration, layers, notebooks, plugins, presets, results, zoo
 
 
 def generated(root: Path) -> dict[str, str | bytes]:
@@ -24,4 +24,5 @@ def generated(root: Path) -> dict[str, str | bytes]:
         **plugins.pages(),
         **presets.pages(root),
         **results.pages(root),
+        **zoo.pages(),
     }
