@@ -9,8 +9,8 @@ from tightrope.records.run import RunRecord
 
 INTRODUCTION = """\
 Small trained networks that come with the package, every file checked by its sum when it is read. They are used like
-runs: `tr.load("zoo/NAME")`, `tightrope certify zoo/NAME`, `tightrope export zoo/NAME --onnx`. The figures are of complete
-verification of all test images."""
+runs: `tr.load("zoo/NAME")`, `tightrope certify zoo/NAME`, `tightrope export zoo/NAME --onnx`. The figures are of
+complete verification of all test images."""
 
 
 def pages() -> dict[str, str]:
