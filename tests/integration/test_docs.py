@@ -66,6 +66,25 @@ def test_every_block_says_what_it_is() -> None:
         assert all(len(block.reason) > 10 for block in found if block.reason), page
 
 
+def test_output_is_compared_by_words_and_percentages() -> None:
+    printed = "natural 93.6 %\ncertified 78.0 %\n"
+    assert missing("certified 76.0 %\n", printed) == []
+    assert missing("certified 60.0 %\n", printed) == ["certified 60.0 %"]
+    assert missing("proved 78.0 %\n", printed) == ["proved 78.0 %"]
+    assert missing("certified 78.0 %\nnatural 93.6 %\n", printed) == ["natural 93.6 %"]
+
+
+def test_a_page_that_is_wrong_fails() -> None:
+    command = "```bash\ntightrope certify nowhere {}\n```\n"
+    with pytest.raises(AssertionError, match="nowhere"):
+        follow(command.format(""))
+    assert follow("<!-- not run: there is no such run -->\n" + command.format("")) == []
+    with pytest.raises(Exception, match="--wrong"):
+        follow("<!-- not run: there is no such run -->\n" + command.format("--wrong"))
+    with pytest.raises(AssertionError, match="unknown-program"):
+        follow("```bash\nunknown-program\n```\n")
+
+
 # ------------------------------------------------------------------------------------------- what code writes
 
 
