@@ -37,11 +37,13 @@ from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.experiments.plan import plan
 from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run, execute, load, read_started
+from tightrope.records.folder import RunFolder
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
 from tightrope.reports.figures import radius_curve
 from tightrope.runtime.distributed import joined
 from tightrope.training.events import Silent, Watcher
+from tightrope.training.tensorboard import logged
 
 __all__ = ["attack", "certified_radii", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
 
@@ -57,7 +59,7 @@ def relaxation(name: str, **options: Any) -> Relaxation:
 
     Example:
         >>> relaxation("deeppoly", slope="zero")
-        Deeppoly(slope='zero')
+        Deeppoly(slope='zero', sparse=False)
     """
     return cast(Relaxation, registry.create("relaxations", name, **options))
 
@@ -100,6 +102,7 @@ def fit(
     spec: MakeSpec | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
+    tensorboard: bool = False,
 ) -> Run:
     """Train a network into a run folder.
 
@@ -117,8 +120,10 @@ def fit(
         spec: from labels (batch,) to the property of each sample; the classification margin by default.
         resume: continue the run in ``out`` bit for bit. A module or dataset handed in must be handed in again.
         watcher: is told of progress.
+        tensorboard: also write TensorBoard logs, into ``tensorboard/`` of the run folder; a resumed run continues them.
 
     Raises:
+        MissingExtraError: TensorBoard is to be written to and is not installed.
         ConfigError: everything that is wrong with the settings at once.
         MissingDataError: the data, the file or the run are not there.
         InputError: ``out`` holds another run.
@@ -150,7 +155,8 @@ def fit(
         name, settings = load_config(config, overrides)
     plugins = build_plugins(settings)
     folder = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
-    with joined(find_device(settings.device)) as ranks:
+    board = RunFolder(folder).tensorboard if tensorboard else None
+    with logged(watcher or Silent(), board) as told, joined(find_device(settings.device)) as ranks:
         job = build_job(
             settings,
             plugins,
@@ -161,7 +167,7 @@ def fit(
             warm_start=None if init_from is None else find_run(init_from).params,
             ranks=ranks,
         )
-        return execute(name, settings, job, folder, resume=resume, watcher=watcher or Silent(), handed_in=handed_in)
+        return execute(name, settings, job, folder, resume=resume, watcher=told, handed_in=handed_in)
 
 
 def certify(

@@ -28,6 +28,7 @@ from tightrope.experiments.config import find_device
 from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.plugins import build_named
 from tightrope.experiments.run import Run, load
+from tightrope.experiments.stages import PROVING
 from tightrope.frontend.fx import from_module
 from tightrope.frontend.graph import canonical
 from tightrope.records.folder import RunFolder
@@ -153,7 +154,8 @@ def find_stages(
         evidence: keep what proofs rest on.
     """
     names, chosen = list(relaxations), find_attack(attack)
-    one_shot = [OneShot(cast(Relaxation, registry.create("relaxations", name)), name, evidence) for name in names]
+    built = [registry.create("relaxations", name, **PROVING.get(name, {})) for name in names]
+    one_shot = [OneShot(cast(Relaxation, each), name, evidence) for name, each in zip(names, built, strict=True)]
     bab = Bab(timeout=timeout, evidence=evidence)
     bab = bab if memory_gib is None else replace(bab, memory_gib=memory_gib / 2)
     return Stages(

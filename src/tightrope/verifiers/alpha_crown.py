@@ -51,7 +51,7 @@ class AlphaCrown:
         'alpha_crown'
     """
 
-    relaxation: Relaxation = field(default_factory=Deeppoly)
+    relaxation: Relaxation = field(default_factory=lambda: Deeppoly(sparse=True))
     steps: int = 30
     rate: float = 0.1
     name: str = "alpha_crown"

@@ -83,7 +83,7 @@ class Bab:
     """
 
     attack: Attack = field(default_factory=lambda: Pgd(restarts=2, steps=40, decay=_DECAY, loss="margin"))
-    relaxation: Relaxation = field(default_factory=Deeppoly)
+    relaxation: Relaxation = field(default_factory=lambda: Deeppoly(sparse=True))
     branching: Branching = field(default_factory=Filtered)
     edges: int = 8
     timeout: float = 60.0
