@@ -117,7 +117,7 @@ def parse(arguments: list[str]) -> None:
         command = command.get_command(context, name)
         assert command is not None, f"there is no command {name}"
     given = command.make_context(command.name, arguments).params
-    if given.get("source"):  # of train and plan
+    if command.name in ("train", "plan") and given.get("source"):
         settings = [each for each in given["set_"] or [] if not each.startswith("device=")]  # which may be elsewhere
         load_config(given["source"], settings)
 
