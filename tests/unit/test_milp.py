@@ -71,9 +71,20 @@ def test_a_claim_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     for answer in (Answer(5.0, None, True), Answer(-5.0, far, True), Answer(-5.0, far * math.nan, True)):
         monkeypatch.setattr(Program, "minimum", lambda self, clause, timeout, said=answer: said)
         assert [outcome.verdict for outcome in decide(given)] == expected
-        for outcome in decide(given, Milp(timeout=0.0)):
-            if outcome.verdict is Verdict.UNKNOWN:
-                assert "no proof" in outcome.reason
+
+
+def test_a_claim_that_there_is_no_time_to_prove_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(deadline, "perf_counter", lambda: now[0])
+
+    def claim(self: Program, clause: int, timeout: float) -> Answer:
+        now[0] += 1e3
+        return Answer(5.0, None, True)
+
+    monkeypatch.setattr(Program, "minimum", claim)
+    reasons = [o.reason for o in decide(problem("residual", 0.2, 4), Milp(timeout=9.0)) if o.verdict is Verdict.UNKNOWN]
+    assert reasons
+    assert all("no proof" in reason for reason in reasons)
 
 
 def test_time_that_is_up_leaves_both_bounds_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
