@@ -34,7 +34,8 @@ from tightrope.verifiers.branching.filtered import Filtered
 from tightrope.verifiers.branching.longest_edge import LongestEdge
 
 _DECAY = ((15, 0.3), (28, 0.3))
-_BOXES = 8  # times as many boxes are bounded together as subproblems whose bounds are optimised
+_ENTRIES = 2**23  # of all neurons of the subproblems that are bounded together
+_BOXES = 2  # times as many boxes are bounded together as subproblems whose bounds are optimised
 _ROUNDS = 8  # rounds of the search from attack to attack
 _SHARE = 0.2  # of a sample's time for its pre-activation bounds
 _STARTS = 8  # of each sample's attack
@@ -60,8 +61,8 @@ class Bab:
         edges: networks with at most so many inputs are cut through their boxes instead, without gradient steps.
         timeout: seconds of a sample. Samples share the time of a batch by their subproblems, so that n of them may take
             n times as long.
-        batch_size: subproblems bounded together, 8 times as many where boxes are cut; halved where they do not fit the
-            memory.
+        batch_size: subproblems bounded together, twice as many where boxes are cut; fewer in large networks, and
+            halved where they do not fit the memory.
         memory_gib: for open subproblems. When it is used up, those closest to a proof come first, which needs no more.
         root_steps: gradient steps for a whole clause.
         pre_steps: gradient steps for the pre-activation bounds of samples of which some clause is not proved by then.
@@ -87,7 +88,7 @@ class Bab:
     branching: Branching = field(default_factory=Filtered)
     edges: int = 8
     timeout: float = 60.0
-    batch_size: int = 64
+    batch_size: int = 256
     memory_gib: float = 2.0
     root_steps: int = 30
     pre_steps: int = 10
@@ -119,7 +120,10 @@ class Bab:
 
     def _decide(self, problem: Problem, noise: Tensor) -> list[Outcome]:
         cuts_edges = math.prod(problem.network.input_shape) <= self.edges
-        batch_size = self.batch_size * (_BOXES if cuts_edges else 1)
+        neurons = sum(math.prod(problem.network.shapes[name]) for name in problem.network.pre_activations)
+        batch_size = (
+            self.batch_size * _BOXES if cuts_edges else min(self.batch_size, max(1, _ENTRIES // (neurons or 1)))
+        )
         queue = Queue(problem.size, self.timeout, batch_size, int(self.memory_gib * 2**30))
         network, params, box, spec = problem
         search = _Search(problem, queue, self)
