@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.export import export as export
     from tightrope.experiments.run import Run as Run
     from tightrope.experiments.stages import cascade as cascade
+    from tightrope.experiments.surface import surface as surface
     from tightrope.experiments.verify import Verification as Verification
     from tightrope.experiments.verify import verify as verify
     from tightrope.frontend.fx import from_module as from_module
@@ -68,6 +69,7 @@ _HOME = {
     "experiments.export": ("export",),
     "experiments.run": ("Run",),
     "experiments.stages": ("cascade",),
+    "experiments.surface": ("surface",),
     "experiments.verify": ("Verification", "verify"),
     "frontend.fx": ("from_module",),
     "frontend.onnx": ("from_onnx",),

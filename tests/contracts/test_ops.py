@@ -340,6 +340,7 @@ def assert_valid(example: Example, pre: Interval, lines: Lines) -> None:
 NAMED: dict[str, Callable[[ElementwiseOp, Interval], Tilt]] = {
     "chord": lambda op, pre: op.chord(pre),
     "minimum_area": lambda op, pre: op.minimum_area(pre),
+    "soft": lambda op, pre: op.soft(pre),
     "zero": lambda op, pre: op.zero(pre),
 }
 
@@ -416,6 +417,30 @@ def test_chord_lines_are_parallel_to_the_chord(example: Example, scale: float) -
     slope = (apply(example, pre.upper) - apply(example, pre.lower)) / (pre.upper - pre.lower)
     torch.testing.assert_close(lines.lower_slope, lines.upper_slope, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(lines.lower_slope[wide], slope[wide], rtol=1e-9, atol=1e-9)
+
+
+@each_elementwise
+def test_soft_lines_do_not_jump(example: Example) -> None:
+    """Along intervals that pass all cases, twenty times smaller steps change the lines twenty times less."""
+
+    def largest_change(steps: int) -> float:
+        centre = torch.linspace(-1.5, 1.5, steps + 1, dtype=F64)[:, None]
+        pre = Interval(centre - 1, centre + 1)
+        lines = example.op.envelope(pre, example.op.soft(pre))
+        values = torch.cat([line(lines, x) for line in (lower_line, upper_line) for x in pre], dim=1)
+        return float((values[1:] - values[:-1]).abs().max())
+
+    assert largest_change(6000) < 0.06 * largest_change(300)
+
+
+@each_elementwise
+def test_soft_lines_are_those_of_least_area_where_these_are_far_apart(example: Example) -> None:
+    """The ends of a crossing interval differ by a factor of two, or f is one line."""
+    pre = intervals(1.0)
+    far = example.op.stable(pre) | (pre.upper >= -2 * pre.lower) | (2 * pre.upper <= -pre.lower)
+    soft, least = (example.op.envelope(pre, tilt) for tilt in (example.op.soft(pre), example.op.minimum_area(pre)))
+    for line in (lower_line, upper_line):
+        torch.testing.assert_close(line(soft, pre.lower)[far], line(least, pre.lower)[far], rtol=1e-12, atol=1e-12)
 
 
 @each_elementwise

@@ -27,7 +27,7 @@ def package_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     before, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
-    for kind in ("methods", "relaxations", "ops", "data", "models"):
+    for kind in ("methods", "relaxations", "smoothers", "ops", "data", "models"):
         package = importlib.import_module(f"tightrope.{kind}")
         (tmp_path / kind).mkdir()
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / kind)])
@@ -64,5 +64,5 @@ def test_what_it_adds_is_new_and_the_tests_it_names_exist(guide: Path) -> None:
 
 def test_every_kind_that_users_add_has_one() -> None:
     assert {path.stem for path in GUIDES} >= {
-        f"add-a-{kind}" for kind in ("method", "relaxation", "layer", "dataset", "model")
+        f"add-a-{kind}" for kind in ("method", "relaxation", "smoother", "layer", "dataset", "model")
     }

@@ -32,7 +32,8 @@ def lines(slope: float, low: float, high: float, rule: str | float) -> Lines:
     """The two lines of x -> max(x, slope x) on [low, high]; a number as rule is the lower slope if crossing.
 
     Crossing neurons have the chord as upper line. The lower line goes through 0 with slope
-    adaptive: ``slope`` if high < -low else 1;  zero: ``slope``;  one: 1;  chord: the chord's (so DeepZ).
+    adaptive: ``slope`` if high < -low else 1;  zero: ``slope``;  one: 1;  chord: the chord's (so DeepZ);
+    soft: from ``slope`` at high = -low / 2 to 1 at high = -2 low.
     Rule "box" is the pair of constants [slope low, high] (hBox).
     """
     if low >= 0.0:
@@ -43,7 +44,9 @@ def lines(slope: float, low: float, high: float, rule: str | float) -> Lines:
         return Lines(0.0, slope * low, 0.0, high)
     chord = (high - slope * low) / (high - low)
     if isinstance(rule, str):
+        share = min(max(3.0 * high / (high - low) - 1.0, 0.0), 1.0)
         named = {"adaptive": slope if high < -low else 1.0, "zero": slope, "one": 1.0, "chord": chord}
+        named["soft"] = (1.0 - share) * slope + share
         rule = named[rule]
     return Lines(rule, 0.0, chord, high - chord * high)
 

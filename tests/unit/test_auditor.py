@@ -22,7 +22,7 @@ from tightrope.core import registry
 from tightrope.frontend.graph import canonical
 
 ACTIVATIONS = [Activation("relu"), Activation("relu", 0.2), Activation("tanh"), Activation("sigmoid")]
-RULES = ("adaptive", "zero", "parallel", "constant")
+RULES = ("adaptive", "soft", "zero", "parallel", "constant")
 
 
 def examples() -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
@@ -53,10 +53,12 @@ def test_it_computes_what_the_library_computes(name: str, module: nn.Module, sha
     assert ((lower <= outputs + 1e-12) & (outputs - 1e-12 <= upper) & (upper - lower < 1e-10)).all()
     box, spec = tr.linf_box(x, 0.02), tr.margin_spec(torch.tensor([0]), 3, dtype=F64)
     flat = Interval(*(end.numpy().ravel() for end in box))
-    for relaxation in RELAXATIONS:
+    variants = [(name, "adaptive") for name in RELAXATIONS] + [("deeppoly", "soft"), ("crown_ibp", "zero")]
+    for relaxation, slope in variants:
+        options = {"slope": slope} if relaxation in ("deeppoly", "crown_ibp") else {}
         with torch.no_grad():
-            expected = tr.relaxation(relaxation).bounds(net, params, box, spec)
-        region = Region(graph, flat, Recipe.of({"name": relaxation, "slope": "adaptive"}))
+            expected = tr.relaxation(relaxation, **options).bounds(net, params, box, spec)
+        region = Region(graph, flat, Recipe.of({"name": relaxation, "slope": slope}))
         found = lower_bounds(region, {graph.output: spec.matrix[0].numpy()}, region.lines)
         assert np.allclose(found.rigorous, expected.margins[0].numpy(), rtol=0, atol=1e-8), relaxation
         for node, interval in expected.pre.items():

@@ -302,8 +302,8 @@ def intervals(dtype: torch.dtype, scale: float) -> Interval:
 def test_lines_hold_for_all_real_numbers(op: ElementwiseOp, scale: float, dtype: torch.dtype) -> None:
     pre = intervals(dtype, scale)
     share = torch.rand(2, *pre.lower.shape, generator=torch.Generator().manual_seed(1), dtype=F64).to(dtype)
-    rules = [_slopes.adaptive, _slopes.parallel, _slopes.constant, lambda op, pre: op.envelope(pre, Tilt(*share))]
-    for rule in rules:
+    rules = [_slopes.adaptive, _slopes.soft, _slopes.parallel, _slopes.constant]
+    for rule in [*rules, lambda op, pre: op.envelope(pre, Tilt(*share))]:
         lines = op.outward(pre, rule(op, pre))
         zero = torch.zeros_like(lines.lower_slope)
         columns = [flat(zero if part is None else part) for part in lines]

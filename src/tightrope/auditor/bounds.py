@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
         """
         pre, rule = RELAXATIONS[relaxation["name"]]
         rule = relaxation["slope"] if rule == "slope" else rule
-        if rule not in ("intervals", "adaptive", "zero", "parallel", "constant"):
+        if rule not in ("intervals", "adaptive", "soft", "zero", "parallel", "constant"):
             raise LookupError(rule)
         return cls(pre, rule)
 

@@ -41,7 +41,7 @@ def lines(op: Activation, pre: Interval, rule: str, tilt: Array | None = None) -
     Args:
         op: the activation.
         pre: the interval; where it is empty (lower > upper) anything is valid.
-        rule: of the slopes: ``adaptive``, ``zero``, ``parallel`` or ``constant``.
+        rule: of the slopes: ``adaptive``, ``soft``, ``zero``, ``parallel`` or ``constant``.
         tilt: in [0, 1], of the lower slope instead, from the flattest useful one to the steepest; NaN: by the rule.
     """
     pre = Interval(*(np.asarray(end, dtype=np.float64) for end in pre))
@@ -86,6 +86,7 @@ def _relu_slopes(a: float, pre: Interval, rule: str, tilt: Array | None) -> tupl
     chord = a + (1 - a) * share
     steep = upper * (1 + 1e-9) >= -lower  # a tie, however it was rounded, is taken as steep
     chosen = {"adaptive": np.where(steep, 1.0, a), "zero": np.full_like(width, a), "parallel": chord}
+    chosen["soft"] = a + (1 - a) * np.clip(3 * share - 1, 0.0, 1.0)
     chosen["constant"] = np.zeros_like(width)
     below, above = chosen[rule], np.zeros_like(width) if rule == "constant" else chord
     if tilt is not None:
@@ -126,6 +127,7 @@ def _tanh_slopes(pre: Interval, rule: str, tilt: Array | None, *, lower: bool) -
     least_area = np.clip(_derivative(np.maximum(middle, 0.0)), flattest, steepest)
     chosen = {
         "adaptive": least_area,
+        "soft": least_area,
         "zero": flattest if lower else least_area,
         "parallel": np.clip(_chord(pre.lower, pre.upper), flattest, steepest),
         "constant": np.zeros_like(middle),

@@ -18,6 +18,7 @@ from tightrope.errors import InputError
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.radius import RadiusProgress
 from tightrope.evaluation.shards import Shard
+from tightrope.experiments.model_zoo import results_folder
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
 
@@ -100,7 +101,7 @@ def certify(
     if radius:
         with _showing(_facts_of_radii) as on_batch:
             radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, evidence=evidence, **given)
-        _print_radii(radii, f"{where}, {radii.count} images", out_ or run)
+        _print_radii(radii, f"{where}, {radii.count} images", out_ or results_folder(loaded.path))
         return
     if tolerance is not None:
         raise InputError("--tolerance is for --radius.")
@@ -110,7 +111,7 @@ def certify(
     _print_summary(summary, f"{where}, eps {at}", per_class)
     if float32:
         print_hint("float32: rounding errors are bounded, but 5e8 times larger than in float64: more stays unknown.")
-    print_hint(f"{summary.seconds:.0f} s. Records: {out_ or run}")
+    print_hint(f"{summary.seconds:.0f} s. Records: {out_ or results_folder(loaded.path)}")
 
 
 def _print_summary(summary: Summary, title: str, per_class: bool) -> None:

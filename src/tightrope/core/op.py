@@ -173,6 +173,10 @@ class ElementwiseOp(Op):
     def minimum_area(self, pre: Interval) -> Tilt:
         """The tilt with the smallest area between the line and f, side by side."""
 
+    def soft(self, pre: Interval) -> Tilt:
+        """:meth:`minimum_area` without its jumps, as the two lines that it jumps between are mixed around them."""
+        return self.minimum_area(pre)
+
     def zero(self, pre: Interval) -> Tilt:
         """The flattest lower line, and the upper line of least area."""
         return Tilt(torch.zeros_like(pre.lower), self.minimum_area(pre).upper)

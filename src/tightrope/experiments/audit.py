@@ -21,6 +21,7 @@ from tightrope.data._loader import Samples, to_unit
 from tightrope.errors import CorruptDataError, MissingDataError
 from tightrope.evaluation.certificates import folder_of, radius_name
 from tightrope.experiments.build import build_module, build_plugins
+from tightrope.experiments.model_zoo import is_zoo_name
 from tightrope.experiments.originals import Originals
 from tightrope.experiments.run import Run, load
 from tightrope.frontend.graph import canonical
@@ -79,7 +80,7 @@ def audit(
     verified property have to be there for every box of it.
 
     Args:
-        path: a file, a folder of files, or a run folder.
+        path: a file, a folder of files, a run folder, or ``zoo/NAME``.
         model: file of the network, where the certificates are not beside it and do not hold it.
         replay: the original network, asked for its outputs at the counterexample or the image.
         net: ONNX file that they must be about; it is asked as well, by onnxruntime.
@@ -112,7 +113,9 @@ def audit(
 def _all(
     path: Path, model: Model | None, replay: Replay | None, originals: Originals | None, data_dir: Path | str | None
 ) -> Iterator[Audited]:
-    if path.is_file():
+    if is_zoo_name(path):
+        yield from _of_run(load(path), replay, data_dir)
+    elif path.is_file():
         yield _audited(path, model or _beside(path.parent), replay, originals=originals)
     elif RunFolder(path).record.is_file():
         yield from _of_run(load(path), replay, data_dir)
@@ -180,16 +183,16 @@ def _beside(folder: Path) -> Model | None:
 
 def _of_run(run: Run, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
     replay = replay or original(run)
-    sha256 = canonical(run.network, run.params, source_of(run)).sha256
+    own = canonical(run.network, run.params, source_of(run))
     for records in sorted(run.path.glob("certify-*.jsonl")):
         folder = folder_of(records)
         if folder.is_dir():
             header = image.read_header(records)
             known = {folder / f"{name}{SUFFIX}": claim for name, claim in _claims(records, header)}
             decided = [path for path, claim in known.items() if claim.verdict != "unknown"]
-            model, samples = _beside(folder), _samples(header, data_dir)
+            model, samples = _beside(folder) or own, _samples(header, data_dir)
             for path in dict.fromkeys([*decided, *_files(folder)]):
-                yield _audited(path, model, replay, partial(_objection, sha256, known.get(path), samples))
+                yield _audited(path, model, replay, partial(_objection, own.sha256, known.get(path), samples))
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,12 @@ from tightrope.evaluation.shards import Shard
 from tightrope.experiments.audit import source_of
 from tightrope.experiments.build import MakeSpec, check_labels, classification
 from tightrope.experiments.config import find_device
+from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.plugins import build_named
 from tightrope.experiments.run import Run, load
 from tightrope.frontend.fx import from_module
 from tightrope.frontend.graph import canonical
+from tightrope.records.folder import RunFolder
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.bab import Bab
 from tightrope.verifiers.cascade import Cascade
@@ -61,7 +63,7 @@ class Subject:
     facts: Mapping[str, Any]
 
     def records_path(self, out: Path | str | None, parts: Sequence[str]) -> Path:
-        """``out``, or by default a file of the run's folder.
+        """``out``, or by default a file of the run's folder, see :func:`results_folder`.
 
         Raises:
             InputError: a module has no folder.
@@ -72,7 +74,7 @@ class Subject:
             raise InputError("Say where to write the records of a module: out=....jsonl.")
         dtype = str(self.x.dtype).removeprefix("torch.")
         named = [self.data, str(self.facts["split"]), str(self.eps).replace("/", "_"), dtype, *parts]
-        return self.run.folder.certification("-".join(named))
+        return RunFolder(results_folder(self.run.path)).certification("-".join(named))
 
 
 def find_subject(

@@ -63,3 +63,12 @@ def minimum_area(pre: Interval) -> Tilt:
     """Lower line: the steep one where u >= -l, else the flat one (CROWN, DeepPoly). Upper line: the chord."""
     steep = (pre.upper.relu() >= (-pre.lower).relu()).to(pre.lower.dtype)
     return Tilt(steep, settled=True)
+
+
+def soft(pre: Interval) -> Tilt:
+    """Lower line: flat up to 2 u = -l, steep from u = -2 l, between them linear in the share u / (u - l).
+
+    Exactly flat and steep at the ends, and so continuous where a neuron becomes stable, which a logistic function of
+    that share would not be.
+    """
+    return Tilt((3.0 * _shares(pre)[2] - 1.0).clamp(0.0, 1.0), settled=True)

@@ -52,3 +52,6 @@ class LeakyRelu(ElementwiseOp):
 
     def minimum_area(self, pre: Interval) -> Tilt:
         return _piecewise.minimum_area(pre)
+
+    def soft(self, pre: Interval) -> Tilt:
+        return _piecewise.soft(pre)

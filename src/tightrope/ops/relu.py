@@ -47,3 +47,6 @@ class Relu(ElementwiseOp):
 
     def minimum_area(self, pre: Interval) -> Tilt:
         return _piecewise.minimum_area(pre)
+
+    def soft(self, pre: Interval) -> Tilt:
+        return _piecewise.soft(pre)

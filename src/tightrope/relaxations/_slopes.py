@@ -12,12 +12,17 @@ from tightrope.core.op import ElementwiseOp
 from tightrope.errors import UnknownNameError
 
 Rule = Callable[[ElementwiseOp, Interval], Lines]
-Slope = Literal["adaptive", "parallel", "zero"]
+Slope = Literal["adaptive", "soft", "parallel", "zero"]
 
 
 def adaptive(op: ElementwiseOp, pre: Interval) -> Lines:
     """Each line of least area (CROWN, DeepPoly): jumps where the two areas are equal."""
     return op.envelope(pre, op.minimum_area(pre))
+
+
+def soft(op: ElementwiseOp, pre: Interval) -> Lines:
+    """As ``adaptive`` but continuous: between the two lines where their areas are close."""
+    return op.envelope(pre, op.soft(pre))
 
 
 def parallel(op: ElementwiseOp, pre: Interval) -> Lines:
@@ -39,7 +44,10 @@ def constant(op: ElementwiseOp, pre: Interval) -> Lines:
     return Lines(slope, lower_bias, slope, torch.where(stable, exact.upper_bias, post.upper))
 
 
-LOWER: dict[Slope, Rule] = {"adaptive": adaptive, "parallel": parallel, "zero": zero}
+LOWER: dict[Slope, Rule] = {"adaptive": adaptive, "soft": soft, "parallel": parallel, "zero": zero}
+
+CONTINUOUS: frozenset[Slope] = frozenset({"soft", "parallel"})
+"""The rules whose lines do not jump, also where a neuron becomes stable."""
 
 
 def check_slope(slope: str) -> None:

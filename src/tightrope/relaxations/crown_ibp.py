@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tightrope.core.bounds import Bounds, Interval, Params
 from tightrope.core.box import Box
@@ -12,7 +11,7 @@ from tightrope.core.network import Network
 from tightrope.core.spec import Spec
 from tightrope.relaxations._backward import backward_bounds
 from tightrope.relaxations._interval import forward_intervals
-from tightrope.relaxations._slopes import LOWER, Slope, check_slope
+from tightrope.relaxations._slopes import CONTINUOUS, LOWER, Slope, check_slope
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,13 @@ class CrownIbp:
 
     slope: Slope = "adaptive"
 
-    continuous: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_slope(self.slope)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the margins depend continuously on the weights."""
+        return self.slope in CONTINUOUS
 
     def bounds(
         self,

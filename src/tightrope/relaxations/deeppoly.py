@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tightrope.core.bounds import Bounds, Interval, Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec
 from tightrope.relaxations._backward import backward_bounds
-from tightrope.relaxations._slopes import LOWER, Slope, check_slope
+from tightrope.relaxations._slopes import CONTINUOUS, LOWER, Slope, check_slope
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,9 @@ class Deeppoly:
     """Upper lines are the chords; lower lines follow ``slope``. Every pre-activation is bounded by back-substitution.
 
     Args:
-        slope: ``"adaptive"``, 0 where u < -l else 1, as published (jumps where the two are equal); ``"zero"``, always
-            flat; ``"parallel"``, that of the chord.
+        slope: ``"adaptive"``, 0 where u < -l else 1, as published (jumps where the two are equal); ``"soft"``, the same
+            beyond a factor of two and 3 u / (u - l) - 1 between, where -l / 2 < u < -2 l (continuous); ``"parallel"``,
+            that of the chord (continuous); ``"zero"``, always flat (jumps where a neuron becomes active).
 
     Cost: quadratic in depth; one coefficient per neuron and entry of every earlier layer.
 
@@ -29,10 +29,13 @@ class Deeppoly:
 
     slope: Slope = "adaptive"
 
-    continuous: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_slope(self.slope)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the margins depend continuously on the weights."""
+        return self.slope in CONTINUOUS
 
     def bounds(
         self,
