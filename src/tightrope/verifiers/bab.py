@@ -24,7 +24,7 @@ from tightrope.errors import InputError, TimeUpError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._evidence import Ledger, with_evidence
-from tightrope.verifiers._intermediate import tightened
+from tightrope.verifiers._intermediate import tightened_parts
 from tightrope.verifiers._leaf import solutions
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
 from tightrope.verifiers._queue import Queue
@@ -185,19 +185,15 @@ class _Search:
 
     def _tightened(self, part: Subproblems) -> Subproblems:
         """Whole clauses that are not proved yet, with optimised bounds of their neurons, in a part of the time."""
-        left = ~(part.lower > 0)
-        if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
+        if self._cuts_edges:
             return part
-        sample = self._items.sample[part.item]
-        which, row = sample[left].unique(return_inverse=True)
-        with time_limit(_SHARE * self._options.timeout * len(which)):
-            (lower, upper), found = tightened(self._items, which, Ascent(self._options.pre_steps))
+        open_samples = self._items.sample[part.item[~(part.lower > 0)]].unique()
+        with time_limit(_SHARE * self._options.timeout * len(open_samples)):
+            part, found = tightened_parts(self._items, part, Ascent(self._options.pre_steps))
         if self._options.evidence:
             for ends in found:
                 self.ledger.keep_ends(ends.node, ends.sample, ends.entry, ends.side, ends.slopes)
-        pre_lower, pre_upper = part.pre_lower.clone(), part.pre_upper.clone()
-        pre_lower[left], pre_upper[left] = lower[row], upper[row]
-        return part._replace(pre_lower=pre_lower, pre_upper=pre_upper)
+        return part
 
     def advance(self, part: Subproblems) -> None:
         """Decide the subproblems, or put what they are cut into in their place."""
