@@ -49,6 +49,7 @@ __all__ = ["attack", "certified_radii", "certify", "fit", "load", "method", "pla
 
 RELAXATIONS = ("ibp", "crown_ibp", "deeppoly")
 DEFAULT_ATTACK: Mapping[str, Any] = {"name": "pgd", "steps": 40, "restarts": 2, "loss": "margin"}
+LAST_ATTACK: Mapping[str, Any] = {"name": "apgd", "steps": 20, "restarts": 4, "loss": "dlr_targeted"}
 
 
 def relaxation(name: str, **options: Any) -> Relaxation:
@@ -181,6 +182,7 @@ def certify(
     data_dir: Path | str | None = None,
     relaxations: Iterable[str] = RELAXATIONS,
     attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
+    last_attack: Attack | Mapping[str, Any] | str | None = LAST_ATTACK,
     complete: bool = False,
     timeout: float = 60.0,
     spec: MakeSpec | None = None,
@@ -197,9 +199,10 @@ def certify(
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
 
-    Each image goes through: clean prediction, attack, then the relaxations in turn, until one decides; if ``complete``,
-    then through optimised bounds and branch and bound, which leave an image undecided only when its time is up or its
-    margin is 0 up to rounding. A certificate is for the full box, in real arithmetic on the stored weights.
+    Each image goes through: clean prediction, attack, the relaxations in turn, and another attack, until one decides;
+    if ``complete``, then through optimised bounds and branch and bound, which leave an image undecided only when its
+    time is up or its margin is 0 up to rounding. A certificate is for the full box, in real arithmetic on the stored
+    weights.
 
     Args:
         source: a run, its folder, or a module.
@@ -211,6 +214,7 @@ def certify(
         data_dir: where the dataset lies.
         relaxations: names, from cheap to tight.
         attack: an attack, its name, or a table of name and options.
+        last_attack: another one, for what the relaxations leave undecided; None for none.
         complete: decide what the relaxations leave undecided; such images of all batches are decided together.
         timeout: seconds of branch and bound an image, if ``complete``; images that are decided together share theirs.
         spec: from labels to the property of each sample.
@@ -248,7 +252,15 @@ def certify(
     )
     effort = find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
-    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share, evidence=evidence)
+    stages = find_stages(
+        relaxations,
+        attack,
+        last_attack,
+        complete=complete,
+        timeout=timeout,
+        memory_gib=share,
+        evidence=evidence,
+    )
     path = subject.records_path(out, ["complete"] * complete)
     return certify_images(
         subject.network,
@@ -281,6 +293,7 @@ def certified_radii(
     data_dir: Path | str | None = None,
     relaxations: Iterable[str] = RELAXATIONS,
     attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
+    last_attack: Attack | Mapping[str, Any] | str | None = LAST_ATTACK,
     complete: bool = False,
     timeout: float = 60.0,
     spec: MakeSpec | None = None,
@@ -331,7 +344,15 @@ def certified_radii(
     )
     grid, effort = Grid.up_to(subject.eps, tolerance), find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
-    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share, evidence=evidence)
+    stages = find_stages(
+        relaxations,
+        attack,
+        last_attack,
+        complete=complete,
+        timeout=timeout,
+        memory_gib=share,
+        evidence=evidence,
+    )
     path = subject.records_path(out, [*["complete"] * complete, "radius"])
     inputs = Inputs(subject.network, subject.params, subject.x, subject.labels, subject.make_spec, batch_size, seed)
     found = certify_radii(
