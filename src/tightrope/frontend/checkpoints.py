@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,14 +180,13 @@ def filled(module: nn.Module, layers: Sequence[Layer]) -> nn.Module:
     Raises:
         CheckpointError: a layer that does not fit, with the sizes that are expected and found.
     """
-    state, rest, place = dict(module.state_dict()), list(layers), 0
-    norm: tuple[str, BatchNorm] | None = None
+    _check_kinds(module, layers)
+    state, rest = dict(module.state_dict()), iter(enumerate(layers, start=1))
+    place, norm = 0, None
     for path, part in module.named_modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             _check_no_norm(norm)
-            if place == len(rest):
-                raise CheckpointError(f"it ends after {place} layers, but a {_kind(part.weight)} is expected.")
-            layer, place = rest[place], place + 1
+            place, layer = next(rest)
             state |= _checked(path, part, {"weight": layer.weight, "bias": layer.bias}, f"layer {place} ({layer.name})")
             norm = None if layer.norm is None else (layer.name, layer.norm)
         elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -195,13 +195,8 @@ def filled(module: nn.Module, layers: Sequence[Layer]) -> nn.Module:
             state |= _checked(path, part, norm[1]._asdict(), f"the batch normalisation of layer {place}")
             state[f"{path}.{_COUNTERS}"], norm = torch.zeros((), dtype=torch.int64), None
     _check_no_norm(norm)
-    if place < len(rest):
-        raise CheckpointError(
-            f"it has {len(rest)} layers, but {place} are expected; the first too many is {rest[place].name} "
-            f"{_size(rest[place].weight)}."
-        )
     module.load_state_dict(state, assign=True)
-    return module
+    return module.double() if any(layer.weight.dtype == torch.float64 for layer in layers) else module
 
 
 def _check_no_norm(norm: tuple[str, BatchNorm] | None) -> None:
@@ -237,8 +232,22 @@ def _is_below(name: str, root: str) -> bool:
     return not root or name.startswith(f"{root}.")
 
 
+def _check_kinds(module: nn.Module, layers: Sequence[Layer]) -> None:
+    expected = [_kind(part.weight) for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    found = [_kind(layer.weight) for layer in layers]
+    if found != expected:
+        raise CheckpointError(
+            f"it has {len(found)} layers, from {layers[0].name} to {layers[-1].name} ({_counted(found)}); expected are "
+            f"{len(expected)} ({_counted(expected)})."
+        )
+
+
 def _kind(weight: Tensor) -> str:
-    return f"{'linear layer' if weight.ndim == 2 else 'convolution'} of {_size(weight)}"
+    return "linear" if weight.ndim == 2 else "convolutions"
+
+
+def _counted(kinds: Sequence[str]) -> str:
+    return ", ".join(f"{len(list(group))} {kind}" for kind, group in groupby(kinds))
 
 
 def _size(value: Tensor) -> str:
