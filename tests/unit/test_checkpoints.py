@@ -13,6 +13,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ from tightrope.errors import (
 )
 from tightrope.experiments.published import read_published
 from tightrope.experiments.source import find_source
+from tightrope.frontend.checkpoints import filled, read_layers
 from tightrope.records.imported import Published
 
 CONVOLUTIONS = {  # channels in widths, kernel, stride, padding
@@ -226,6 +228,12 @@ def lightning() -> Case:
     return "cnn7", "mnist", layers, saved, "none"
 
 
+def sorted_names() -> Case:
+    """As after a detour through a format that sorts: layer 10 comes before layer 2, and biases before weights."""
+    module = Abstract(Normalization(*STATISTICS["mnist"]), *network("cnn7", conv_bn=True, linear_bn=True))
+    return "cnn7", "mnist", module, dict(sorted(module.state_dict().items())), None
+
+
 def linear_layers() -> Case:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 10))
@@ -235,7 +243,7 @@ def linear_layers() -> Case:
 CASES = (
     *(ctbench, ctbench_tinyimagenet, ctbench_cnn3_bn, ctbench_cnn5, sabr_converted, sabr_whole, expressive_losses),
     *(expressive_losses_bn, ctrain, ctrain_checkpoint, ctrain_large_images, parallel_and_compiled, lightning),
-    linear_layers,
+    *(sorted_names, linear_layers),
 )
 
 
@@ -378,13 +386,24 @@ def test_weights_of_something_else_are_refused(content: Any, match: str, tmp_pat
     assert not (tmp_path / "imported").exists()
 
 
-def test_swapped_tensors_of_one_shape_are_refused_by_their_names(tmp_path: Path) -> None:
+def test_a_bias_that_the_architecture_does_not_have() -> None:
+    tensors = nn.Linear(3, 2).state_dict()
+    with pytest.raises(CheckpointError, match="has a bias, but none is expected"):
+        filled(nn.Linear(3, 2, bias=False), read_layers(tensors).layers)
+
+
+def test_tensors_of_one_shape_in_another_order_are_refused_by_their_names(tmp_path: Path) -> None:
+    """Unless the layers are numbered; then the numbers say the order."""
     given = state(conv_bn=True)
     names = list(given)
     here, there = names.index("1.weight"), names.index("1.running_var")
     names[here], names[there] = names[there], names[here]
+    swapped = {name: given[name] for name in names}
+    spelled = {f"layer{name}": value for name, value in swapped.items()}
     with pytest.raises(CheckpointError, match="vectors were found"):
-        imported(saved(tmp_path, {name: given[name] for name in names}), normalize="none")
+        imported(saved(tmp_path, spelled), normalize="none")
+    found = imported(saved(tmp_path, swapped), normalize="none")
+    assert torch.equal(found.params["layers.1.weight"], given["1.weight"])
 
 
 def test_one_of_several_networks_is_chosen_by_its_prefix(tmp_path: Path) -> None:
@@ -420,7 +439,21 @@ def other_archive(path: Path) -> None:
     path.write_bytes(b"PK\x05\x06" + bytes(18))
 
 
-@pytest.mark.parametrize("damage", [truncated, noise, script, other_archive, lambda path: path.write_text("weights")])
+def bomb(path: Path) -> None:
+    """A compressed archive of much more than it weighs."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+        archive.writestr("archive/data/99", bytes(2**20))
+
+
+def text(path: Path) -> None:
+    path.write_text("weights")
+
+
+@pytest.mark.parametrize("damage", [truncated, noise, script, other_archive, bomb, text])
 def test_files_that_cannot_be_read(damage: Callable[[Path], None], tmp_path: Path) -> None:
     path = saved(tmp_path, state("cnn3"))
     damage(path)

@@ -150,13 +150,15 @@ def import_network(
         ... )
         >>> tr.certify(theirs, complete=True)  # doctest: +SKIP
     """
-    path = Path(source)
+    path, radius = Path(source), eps_text(eps)
     task = cast(Dataset, registry.create("datasets", dataset))
     figures = read_published(published)
     name = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
     folder = RunFolder(Path(out) if out is not None else Path("runs") / name)
-    made = _from_onnx(path, arch, normalize) if path.name.endswith(ONNX) else None
-    made = made or _from_checkpoint(path, task, arch, normalize, prefix)
+    if path.name.endswith(ONNX):
+        made = _from_onnx(path, arch, normalize)
+    else:
+        made = _from_checkpoint(path, task, arch, normalize, prefix)
     _check_task(made, task, path)
     record = ImportedRecord(
         tightrope=__version__,
@@ -167,7 +169,7 @@ def import_network(
         mean=made.mean,
         std=made.std,
         dataset=dataset,
-        eps=eps_text(eps),
+        eps=radius,
         unused=made.unused,
         published=figures,
         weights_sha256=tensor_digest(made.params),
@@ -206,7 +208,7 @@ def _from_checkpoint(path: Path, task: Dataset, arch: str | None, normalize: str
         known = ", ".join(registry.names("models"))
         raise InputError(f"{path} has weights only: say of which architecture ({known}), with --arch.")
     model_class(arch, {})
-    stated = None if normalize is None else _statistics(normalize, task)
+    stated = None if normalize is None else _statistics(normalize)
     found = find_network(path, partial(_architecture, arch, task, stated), prefix)
     mean, std = _normalisation(found.weights, stated)
     network, params = from_module(found.module.eval(), task.input_shape)
@@ -341,7 +343,7 @@ def _text(value: Statistics) -> str:
     return "/".join(",".join(f"{number:.4g}" for number in part) for part in value)
 
 
-def _statistics(text: str, task: Dataset) -> Statistics:
+def _statistics(text: str) -> Statistics:
     """From what a user states.
 
     Raises:

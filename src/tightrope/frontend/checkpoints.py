@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from tightrope.errors import CheckpointError
-from tightrope.frontend._torch_file import read_torch_file
+from tightrope.frontend._torch_file import Content, read_torch_file
 
 _MATRICES = ("weight", "param")
-_VECTORS = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "var"}
+_VECTORS = ("weight", "bias", "running_mean", "running_var")
 _NODES = ("param", "buffer")  # of a traced graph, whose names do not say more
 _COUNTERS = "num_batches_tracked"
-_MEAN, _STD = "mean", ("sigma", "std")
+_STATISTICS = {"mean": "mean", "std": "std", "sigma": "std"}
 _CHANNELS = 1024  # at most, of an input that is normalised
 
 
@@ -111,14 +111,13 @@ def find_network(path: Path | str, build: Build, prefix: str = "") -> Found:
     for root in _roots(tensors):
         if any(_is_below(root, other) for other, _ in found):
             continue
-        try:
-            weights = read_layers({name: value for name, value in tensors.items() if _is_below(name, root)})
-            module = filled(build(weights), weights.layers)
-        except CheckpointError as error:
-            refused.append(error)
-            continue
-        spare = [name for name in content.tensors if name not in weights.used and not name.endswith(_COUNTERS)]
-        found.append((root, Found(module, weights, (*spare, *content.inert))))
+        part = {name: value for name, value in tensors.items() if _is_below(name, root)}
+        for ordered in (part, dict(sorted(part.items(), key=lambda item: _numbered(item[0])))):
+            try:
+                found.append((root, _network(ordered, build, content)))
+                break
+            except CheckpointError as error:
+                refused.append(error)
     if len(found) > 1:
         names = ", ".join(repr(root) for root, _ in found)
         raise CheckpointError(f"{path} holds several networks of this architecture: {names}. Say which as the prefix.")
@@ -127,32 +126,44 @@ def find_network(path: Path | str, build: Build, prefix: str = "") -> Found:
     return found[0][1]
 
 
+def _network(tensors: Mapping[str, Tensor], build: Build, content: Content) -> Found:
+    weights = read_layers(tensors)
+    module = filled(build(weights), weights.layers)
+    spare = [name for name in content.tensors if name not in weights.used and not name.endswith(_COUNTERS)]
+    return Found(module, weights, (*spare, *content.inert))
+
+
+def _numbered(name: str) -> tuple[tuple[int, str], ...]:
+    """A key that sorts the tensors of numbered layers, as files that sort their names have lost that order."""
+    *path, role = name.split(".")
+    parts = [(int(part), "") if part.isdigit() else (0, part) for part in path]
+    return (*parts, (_VECTORS.index(role) if role in _VECTORS else 0, role))
+
+
 def read_layers(tensors: Mapping[str, Tensor]) -> Weights:
     """Tensors in their order as layers.
 
     Raises:
         CheckpointError: there are no layers, or the vectors behind a weight are not its bias and normalisation.
     """
-    mean, std, weights, vectors = None, None, list[tuple[str, Tensor]](), list[list[tuple[str, Tensor]]]()
-    used = set[str]()
+    groups = list[list[tuple[str, Tensor]]]()  # a weight and the vectors behind it
+    statistics = dict[str, tuple[str, tuple[float, ...]]]()
     for name, value in tensors.items():
         role = name.rpartition(".")[2]
         if role in _MATRICES and value.ndim >= 2:
-            weights.append((name, value))
-            vectors.append([])
-        elif weights and value.ndim == 1 and (role in _VECTORS or role in _NODES):
-            vectors[-1].append((name, value))
-        elif not weights and role == _MEAN and value.numel() <= _CHANNELS:
-            mean = tuple(value.flatten().tolist())
-        elif not weights and role in _STD and value.numel() <= _CHANNELS:
-            std = tuple(value.flatten().tolist())
-        else:
-            continue
-        used.add(name)
-    if not weights:
+            groups.append([(name, value)])
+        elif groups and value.ndim == 1 and (role in _VECTORS or role in _NODES):
+            groups[-1].append((name, value))
+        elif (which := _STATISTICS.get(role)) and which not in statistics and value.numel() <= _CHANNELS:
+            statistics[which] = name, tuple(value.flatten().tolist())
+    used = frozenset(name for group in groups for name, _ in group)
+    if not groups:
         raise CheckpointError("there are no weights of layers in it.")
-    layers = [_layer(name, weight, rest) for (name, weight), rest in zip(weights, vectors, strict=True)]
-    return Weights(tuple(layers), mean if std else None, std if mean else None, frozenset(used))
+    layers = tuple(_layer(*group[0], group[1:]) for group in groups)
+    if len(statistics) < 2:
+        return Weights(layers, None, None, used)
+    (one, mean), (other, std) = statistics["mean"], statistics["std"]
+    return Weights(layers, mean, std, used | {one, other})
 
 
 def _layer(name: str, weight: Tensor, vectors: Sequence[tuple[str, Tensor]]) -> Layer:
@@ -206,8 +217,10 @@ def _check_no_norm(norm: tuple[str, BatchNorm] | None) -> None:
 
 def _checked(path: str, part: nn.Module, values: Mapping[str, Tensor | None], what: str) -> dict[str, Tensor]:
     """Values for a module's tensors, by their names in the state dict."""
-    state = {}
-    for name, expected in part.state_dict().items():
+    state, own = {}, part.state_dict()
+    if extra := [name for name, value in values.items() if value is not None and name not in own]:
+        raise CheckpointError(f"{what}: it has a {extra[0]}, but none is expected.")
+    for name, expected in own.items():
         if name == _COUNTERS:
             continue
         value = values[name]
