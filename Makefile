@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test smoke lint benchmark clean
+.PHONY: demo test smoke lint zoo benchmark clean
 
 demo: .venv/installed
 	$(BIN)/tightrope demo
@@ -22,6 +22,10 @@ lint: .venv/installed
 smoke: .venv/installed
 	rm -rf .venv/smoke
 	$(BIN)/tightrope experiment paradox --size digits --smoke --out .venv/smoke
+
+# Add a finished and completely certified run to the zoo: make zoo RUN=runs/... NAME=...
+zoo: .venv/installed
+	$(BIN)/python -m tools.zoo $(RUN) $(NAME)
 
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks all

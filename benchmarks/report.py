@@ -28,7 +28,7 @@ def show(group: Record, console: Console) -> None:
     console.print(f"[bold]{group['name']}[/] ({group['unit']})", highlight=False)
     table = Table()
     table.add_column("contender", no_wrap=True)
-    columns = _columns(group)
+    columns = columns_of(group)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in group["contenders"]:
@@ -45,7 +45,7 @@ def show(group: Record, console: Console) -> None:
             shown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio is not None)
             console.print(f"  {row['name']}: forecast / measured {shown}", highlight=False)
     for ratio in group["ratios"]:
-        console.print(_ratio(ratio), highlight=False)
+        console.print(ratio_text(ratio), highlight=False)
     for what, slope in group.get("slopes", {}).items():
         if slope:
             text = f"  slope of {what}: [bold]{slope['least_squares']:.2f}[/] (last two points {slope['last']:.2f})"
@@ -54,7 +54,7 @@ def show(group: Record, console: Console) -> None:
     console.print()
 
 
-def _columns(group: Record) -> dict[str, Callable[[Record], str]]:
+def columns_of(group: Record) -> dict[str, Callable[[Record], str]]:
     """What the rows of the group have, by heading."""
     rows = [row for row in group["contenders"] if row["status"] == "ok"]
     columns: dict[str, Callable[[Record], str]] = {}
@@ -74,7 +74,7 @@ def _columns(group: Record) -> dict[str, Callable[[Record], str]]:
     return columns
 
 
-def _ratio(ratio: Record) -> str:
+def ratio_text(ratio: Record) -> str:
     names = [
         shown if shown == name else f"{shown} ({name})"
         for shown, name in zip((ratio["of"], ratio["over"]), ratio["contenders"], strict=True)

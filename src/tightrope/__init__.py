@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tightrope.experiments.imported import load_imported as load_imported
     from tightrope.experiments.run import Run as Run
     from tightrope.experiments.stages import cascade as cascade
+    from tightrope.experiments.surface import surface as surface
     from tightrope.experiments.verify import Verification as Verification
     from tightrope.experiments.verify import verify as verify
     from tightrope.frontend.fx import from_module as from_module
@@ -72,6 +73,7 @@ _HOME = {
     "experiments.imported": ("Imported", "import_network", "load_imported"),
     "experiments.run": ("Run",),
     "experiments.stages": ("cascade",),
+    "experiments.surface": ("surface",),
     "experiments.verify": ("Verification", "verify"),
     "frontend.fx": ("from_module",),
     "frontend.onnx": ("from_onnx",),

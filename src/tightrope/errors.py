@@ -76,6 +76,13 @@ class OutOfMemoryError(TightropeError, MemoryError):
     """A step needs more memory than there is, however few pairs are evaluated at once."""
 
 
+class TimeUpError(TightropeError, TimeoutError):
+    """The time limit of a computation is reached, see :func:`tightrope.core.deadline.time_limit`."""
+
+    def __init__(self) -> None:
+        super().__init__("The time is up.")
+
+
 class RankLostError(TightropeError, ConnectionError):
     """Another process of a run on many ended, or cannot be reached."""
 

@@ -18,7 +18,8 @@ from tightrope.auditor.finding import Verdict
 from tightrope.cli.main import app
 from tightrope.errors import CorruptDataError, InputError, MissingDataError
 from tightrope.records.certificate import MODEL_FILE, Certificate, Model
-from tightrope.records.image import read
+from tightrope.records.image import read, read_all
+from tightrope.records.radius import RadiusRecord
 
 TINY = ("data.train=200", "model.width=[6]", "train.epochs=2", "eps.train=0.02", "optimizer.lr=0.02")
 COUNT = 10
@@ -177,3 +178,26 @@ def test_shards_leave_the_same_certificates(whole: Path, run: Path) -> None:
     assert records.is_file()
     assert {path.name for path in folder(run).iterdir()} == {path.name for path in folder(whole).iterdir()}
     assert all(one.confirmed for one in tr.audit(run))
+
+
+def test_both_radii_of_every_image_have_certificates(run: Path) -> None:
+    """At the radii that are reported and no others, and missing ones are found."""
+    shutil.rmtree(run / "certificates")
+    tr.certified_radii(run, limit="1/10", tolerance="1/80", count=6, complete=True, timeout=5.0, evidence=True)
+    found = tr.audit(run)
+    assert found
+    assert all(one.confirmed and one.replayed for one in found)
+    [path] = run.glob("certify-*radius.jsonl")
+    records = read_all(path, RadiusRecord)
+    claims = {(r.index, "verified", r.verified) for r in records if r.certified_radius}
+    claims |= {(r.index, "falsified", r.falsified) for r in records if r.falsified is not None}
+    assert {verdict for _, verdict, _ in claims} == {"verified", "falsified"}
+    given = [Certificate.read(one.path) for one in found]
+    assert {(c.origin.index, c.verdict, c.origin.eps) for c in given if c.origin is not None} == claims
+    proof = some(run, "verified")
+    smaller = next(c for c in given if c.verdict == "verified" and c.origin is not None)
+    assert smaller.origin is not None
+    forged = replace(smaller, origin=replace(smaller.origin, eps="1/1000"))
+    forged.write(proof)
+    some(run, "falsified").unlink()
+    assert [one.finding.verdict for one in tr.audit(run) if not one.confirmed] == [Verdict.REJECTED] * 2

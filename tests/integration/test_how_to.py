@@ -29,7 +29,7 @@ def package_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     before, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
-    for kind in ("methods", "relaxations", "ops", "data", "models"):
+    for kind in ("methods", "relaxations", "smoothers", "ops", "data", "models"):
         package = importlib.import_module(f"tightrope.{kind}")
         (tmp_path / kind).mkdir()
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / kind)])
@@ -79,5 +79,5 @@ def test_someone_elses_network_is_certified_as_the_guide_says(tmp_path: Path, mo
 
 def test_every_kind_that_users_add_has_one() -> None:
     assert {path.stem for path in GUIDES} >= {
-        f"add-a-{kind}" for kind in ("method", "relaxation", "layer", "dataset", "model")
+        f"add-a-{kind}" for kind in ("method", "relaxation", "smoother", "layer", "dataset", "model")
     }

@@ -22,6 +22,7 @@ from tightrope.cli import verify as command
 from tightrope.cli.main import app
 from tightrope.core.outcome import Outcome
 from tightrope.errors import InputError, InvariantError, MissingExtraError
+from tightrope.experiments import originals
 from tightrope.experiments import verify as verifying
 from tightrope.frontend.onnx_export import to_onnx
 from tightrope.frontend.onnx_runtime import run_onnx
@@ -97,14 +98,21 @@ CASES = {
 
 @pytest.mark.parametrize(("assertions", "verdict", "code"), CASES.values(), ids=CASES)
 def test_verdicts_and_exit_codes(
-    assertions: str, verdict: str, code: int, net: Path, write: Callable[[str], Path]
+    assertions: str, verdict: str, code: int, net: Path, write: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    result = tightrope("verify", net, write(assertions), "--timeout", 20)
+    """And all but unknown ones come with evidence that an audit against the files confirms."""
+    prop, folder = write(assertions), tmp_path / "evidence"
+    result = tightrope("verify", net, prop, "--timeout", 20, "--evidence", folder)
     assert result.exit_code == code
     assert result.stdout.split("\n")[0].split(":")[0] == verdict
     assert verdict != "unknown" or re.match(r"unknown: \w+", result.stdout)
     if verdict == "falsified":
-        check_counterexample(result.stdout, net, write(assertions))
+        check_counterexample(result.stdout, net, prop)
+    if verdict != "unknown":
+        assert f"tightrope audit {folder}" in result.stderr
+        audit = tightrope("audit", folder, "--net", net, "--property", prop)
+        assert audit.exit_code == 0, audit.output
+        assert not re.search(r"\b0 of \d+ replayed", audit.output)
 
 
 def check_counterexample(printed: str, net: Path, prop: Path) -> None:
@@ -264,6 +272,49 @@ def test_contradictions_are_errors(net: Path, write: Callable[[str], Path], monk
 
     monkeypatch.setattr(verifying.Cascade, "verify", contradict)
     assert tightrope("verify", net, write("")).exit_code == 30
+
+
+# ------------------------------------------------------------------------------------------------ evidence
+
+
+def test_evidence_is_held_against_the_files(net: Path, write: Callable[[str], Path], tmp_path: Path) -> None:
+    """Another network, another property, and a box without a certificate are found."""
+    assertions, _, _ = CASES["every box"]
+    prop, folder = write(assertions), tmp_path / "evidence"
+    tr.verify(net, prop, timeout=20, evidence=folder)
+    assert all(one.confirmed and one.replayed for one in tr.audit(folder, net=net, prop=prop))
+    other = tmp_path / "other.onnx"
+    other.write_bytes(net.read_bytes() + b"\x52\x00")  # an empty field: the same network in another file
+    for given, words in (
+        ({"net": other}, "its network is not that of"),
+        ({"prop": write("(assert (>= Y_0 2.01))")}, "it is not about the property in"),
+        ({"prop": write(assertions + " ")}, "it is not about the property in"),
+    ):
+        found = tr.audit(folder, **given)
+        assert {one.finding.verdict.value for one in found} == {"rejected"}
+        assert all(words in one.finding.reason for one in found)
+    (folder / "1.safetensors").unlink()
+    (folder / "7.safetensors").write_bytes((folder / "0.safetensors").read_bytes())
+    verdicts = [one.finding.verdict.value for one in tr.audit(folder, net=net, prop=prop)]
+    assert verdicts == ["confirmed", "confirmed", "cannot confirm"]
+
+
+def test_a_network_that_is_evaluated_otherwise_is_rejected(
+    net: Path, write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tr.verify(net, write("(assert (>= Y_0 1.9))"), timeout=20, evidence=tmp_path / "evidence")
+    monkeypatch.setattr(originals, "run_onnx", lambda source, x: (x, np.array([7.0, 7.0])))
+    [found] = tr.audit(tmp_path / "evidence", net=net)
+    assert (found.finding.verdict.value, found.finding.reason) == (
+        "rejected",
+        "onnxruntime computes other outputs there",
+    )
+
+
+def test_evidence_does_not_mix_with_what_is_there(net: Path, write: Callable[[str], Path], tmp_path: Path) -> None:
+    result = tightrope("verify", net, write("(assert (>= Y_0 3))"), "--evidence", tmp_path)
+    assert result.exit_code == 2
+    assert "name a new folder" in result.stderr
 
 
 # ----------------------------------------------------------------------------------------------- bad input

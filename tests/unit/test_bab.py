@@ -15,11 +15,11 @@ from torch import nn
 import tightrope as tr
 from helpers import F64, TINY, Residual, as_oracle, case, randomise
 from reference.exact import linear_pieces
+from tightrope.core import deadline
 from tightrope.core.box import Box
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.spec import Spec, evaluate, worst_margin
 from tightrope.errors import InputError
-from tightrope.verifiers import _queue
 from tightrope.verifiers._problem import Problem
 from tightrope.verifiers._queue import Queue
 from tightrope.verifiers._subproblems import Items, Lagrangian, Subproblems
@@ -247,23 +247,39 @@ def hard() -> Problem:
     return tiny("conv", 0.15, 4)
 
 
-def test_time_that_is_up_leaves_both_bounds_and_says_why() -> None:
-    for outcome in decide(hard(), replace(BY_NEURONS, timeout=0.0)):
+def test_time_that_is_up_leaves_both_bounds_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(deadline, "perf_counter", lambda: now[0])
+
+    def slow(self: Filtered, bound: Lagrangian) -> Subproblems:
+        now[0] += 1e3
+        return children(self, bound)
+
+    children = Filtered.children
+    monkeypatch.setattr(Filtered, "children", slow)
+    found = decide(hard(), replace(BY_NEURONS, timeout=20.0))
+    assert Verdict.UNKNOWN in {outcome.verdict for outcome in found}
+    for outcome in found:
         if outcome.verdict is Verdict.UNKNOWN:
-            assert outcome.reason == "bab: timeout of 0 s"
+            assert outcome.reason == "bab: timeout of 20 s"
             assert -math.inf < outcome.lower <= 0 < outcome.upper < math.inf
-    assert Verdict.UNKNOWN in {o.verdict for o in decide(hard(), replace(BY_NEURONS, timeout=0.0))}
+
+
+def test_without_any_time_nothing_is_claimed() -> None:
+    for outcome in decide(hard(), replace(BY_NEURONS, timeout=0.0)):
+        assert outcome.verdict is not Verdict.VERIFIED
+        assert outcome.lower <= 0
 
 
 def test_time_is_shared_by_subproblems(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(_queue.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(deadline, "perf_counter", lambda: now[0])
     queue = Queue(2, timeout=3.0, batch_size=4, memory=2**20)
-    with queue.charged(torch.tensor([0, 0, 0, 1])) as stop:
+    with queue.charged(torch.tensor([0, 0, 0, 1])):
         now[0] = 3.9
-        assert not stop()
+        assert not deadline.time_is_up()
         now[0] = 4.0
-        assert stop()
+        assert deadline.time_is_up()
     assert [progress.seconds for progress in queue.samples] == [3.0, 1.0]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tightrope.attacks._losses import LOSSES
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.deadline import time_is_up
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec, clause_margins, evaluate
 from tightrope.errors import InputError, UnknownNameError
@@ -89,7 +90,7 @@ class Apgd:
         for step in range(self.steps + 1):
             here, margin = objective(x)
             found, least = _where(margin < least, x, found), torch.fmin(margin, least)
-            if step == self.steps:
+            if step == self.steps or time_is_up():
                 break
             pace = pace.saw(here.loss)
             best = _better(best, here)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.deadline import time_is_up
 from tightrope.core.lowering import gradient_of
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec, evaluate, margin_cross_entropy, worst_margin
@@ -33,7 +34,7 @@ class Pgd:
         decay: (step, factor) pairs: from that step on the step size is multiplied by the factor, cumulatively.
         loss: what is ascended: ``"ce"``, the cross-entropy, or ``"margin"``, minus the property's worst margin.
 
-    Cost: restarts * (steps + 1) forward and restarts * steps backward passes.
+    Cost: restarts * (steps + 1) forward and restarts * steps backward passes; fewer where the time is up.
 
     Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1.
 
@@ -88,6 +89,8 @@ class Pgd:
                 better = score > highest
                 best = torch.where(better.reshape(-1, *[1] * (x.ndim - 1)), x, best)
                 highest = torch.where(better, score, highest)
+                if time_is_up():
+                    return best.detach()
                 if step < self.steps:
                     x = self._step(x, gradient, box, step)
         return best.detach()

@@ -22,6 +22,13 @@ def audit(
     model: Annotated[
         Path | None, typer.Option(help="The network's file, where a certificate neither holds it nor lies beside it.")
     ] = None,
+    net: Annotated[
+        Path | None,
+        typer.Option(help="ONNX file that the certificates must be about; onnxruntime evaluates it as well."),
+    ] = None,
+    prop: Annotated[
+        Path | None, typer.Option("--property", help="VNN-LIB file that the certificates must be about.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Where the dataset of a run lies. Default: $TIGHTROPE_DATA.")
     ] = None,
@@ -36,7 +43,7 @@ def audit(
             bar.update(task, completed=len(found), facts=audited.path.name)
 
         for path in paths:
-            tr.audit(path, model=model, data_dir=data_dir, on_certificate=on_certificate)
+            tr.audit(path, model=model, net=net, prop=prop, data_dir=data_dir, on_certificate=on_certificate)
     _print(found)
     verdicts = {audited.finding.verdict.value for audited in found}
     return (

@@ -19,6 +19,7 @@ from tightrope.errors import InputError
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.radius import RadiusProgress
 from tightrope.evaluation.shards import Shard
+from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.published import read_published
 from tightrope.experiments.source import Source, find_source
 from tightrope.records.image import Summary
@@ -127,11 +128,9 @@ def certify(
     }
     where = f"{loaded.name}, {dataset or loaded.dataset} test"
     if radius:
-        if evidence:
-            raise InputError("--evidence is for one radius: certificates of --radius are not kept.")
         with _showing(_facts_of_radii) as on_batch:
-            radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, **given)
-        _print_radii(radii, f"{where}, {radii.count} images", out_ or loaded.path)
+            radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, evidence=evidence, **given)
+        _print_radii(radii, f"{where}, {radii.count} images", out_ or results_folder(loaded.path))
         return
     if tolerance is not None:
         raise InputError("--tolerance is for --radius.")
@@ -142,7 +141,7 @@ def certify(
         print_published(summary, figures)
     if float32:
         print_hint("float32: rounding errors are bounded, but 5e8 times larger than in float64: more stays unknown.")
-    print_hint(f"{summary.seconds:.0f} s. Records: {out_ or loaded.path}")
+    print_hint(f"{summary.seconds:.0f} s. Records: {out_ or results_folder(loaded.path)}")
 
 
 def _print_summary(summary: Summary, title: str, per_class: bool) -> None:

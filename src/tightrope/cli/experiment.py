@@ -10,10 +10,11 @@ import typer
 from tightrope.cli._console import TrainingProgress, out, percent, print_hint, table
 from tightrope.cli._guard import guarded
 from tightrope.errors import MissingDataError
-from tightrope.experiments.experiment import Budget, Experiment, smaller
+from tightrope.experiments.experiment import Budget, Experiment, default_folder, smaller
 from tightrope.experiments.suite import load_suite
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.comparison import Comparison, Row, comparisons, rows
+from tightrope.reports.gather import condition_name
 
 
 @guarded
@@ -37,39 +38,43 @@ def experiment(
     full = name if size is None else f"{name}/{size}"
     suite, limit = load_suite(full), Budget() if budget is None else Budget.parse(budget)
     suite = smaller(suite, epochs=1, count=8) if smoke else suite
-    folder = out_ or Path("experiments") / full.removesuffix(".toml").replace("/", "-")
+    folder = out_ or default_folder(full, smoke=smoke)
     if not summary:
         with TrainingProgress(full, epochs=False) as progress:
             left = Experiment(full, suite, folder, limit, data_dir, progress.named).run()
         if left:
             print_hint(f"The budget is spent; {left} cells are left. The same command goes on with them.")
-    show(read_cells(folder), folder)
+    show(read_cells(folder), folder, suite.baseline)
 
 
-def show(cells: list[CellRecord], folder: Path) -> None:
+def show(cells: list[CellRecord], folder: Path, baseline: str = "") -> None:
     """Print the tables."""
     if not cells:
         raise MissingDataError(f"There are no finished cells in {folder}.")
-    columns = ["trained with", "seeds", "natural", "certified", "+-", "unknown", "loss evaluations", "seconds"]
+    columns = ["trained with", "seeds", "natural", "adversarial", "certified", "+-", "unknown"]
+    columns += ["loss evaluations", "seconds"]
     title = f"{cells[0].images:,} {cells[0].split} images, eps {cells[0].eps}, complete verification"
     out.print(table(columns, [_cells_of(row) for row in rows(cells)], title))
-    found = comparisons(cells)
+    found = comparisons(cells, baseline)
     columns = ["certified accuracy", "seeds", "difference", "95 % interval", "so it is"]
     out.print(table(columns, [_cells_of_comparison(each) for each in found], "Paired over seeds, in points"))
     print_hint("An order is claimed only where the interval excludes 0; with one seed nothing is claimed.")
 
 
 def _cells_of(row: Row) -> list[str]:
-    shares = [percent(row.natural), percent(row.certified), f"{100 * row.spread:.1f}", percent(row.unknown)]
-    return [_name(row.condition), str(row.seeds), *shares, f"{row.evaluations:,}", f"{row.seconds:.0f}"]
+    shares = [percent(share) for share in (row.natural, row.adversarial, row.certified)]
+    spread = [f"{100 * row.spread:.1f}", percent(row.unknown)]
+    return [
+        condition_name(row.condition),
+        str(row.seeds),
+        *shares,
+        *spread,
+        f"{row.evaluations:,}",
+        f"{row.seconds:.0f}",
+    ]
 
 
 def _cells_of_comparison(each: Comparison) -> list[str]:
     interval = "" if each.seeds < 2 else f"{100 * each.low:+.1f} to {100 * each.high:+.1f}"
-    what = f"{each.question}: {_name(each.one)} - {_name(each.other)}"
+    what = f"{each.question}: {condition_name(each.one)} - {condition_name(each.other)}"
     return [what, str(each.seeds), f"{100 * each.mean:+.1f}", interval, each.verdict]
-
-
-def _name(condition: tuple[str, str, str]) -> str:
-    start, smoother, relaxation = condition
-    return f"{relaxation}, {smoother}" + ("" if start == "scratch" else f", {start}")

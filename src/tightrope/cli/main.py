@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from tightrope._version import __version__
 from tightrope.cli import STARTED
+from tightrope.cli._lazy import importing
 
-_COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "experiment", "tune", "list")
+_COMMANDS = (
+    "train",
+    "plan",
+    "certify",
+    "audit",
+    "verify",
+    "export",
+    "demo",
+    "experiment",
+    "reproduce",
+    "tune",
+    "report",
+    "compare",
+    "lab",
+    "list",
+)
 _FILES = {"list": "listing"}
 """File and function below ``tightrope.cli`` where that is not the command's name, which Python has taken."""
 
-
-class _Commands(TyperGroup):
-    """Imports a command when it is asked for: the seconds of ``verify --timeout`` are not for what ``train`` needs."""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return _imported(cmd_name) if cmd_name in _COMMANDS else None
-
-
-def _imported(name: str) -> Any:
-    stem = _FILES.get(name, name)
-    single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(importlib.import_module(f"tightrope.cli.{stem}"), stem))
-    return typer.main.get_command(single)
-
-
-def _placeholder() -> None:
-    """Gives a command its name and its place in the list."""
-
-
 app = typer.Typer(
     name="tightrope",
-    cls=_Commands,
+    cls=importing({name: _FILES.get(name, name) for name in _COMMANDS}),
     help="Train neural networks that are provably robust, and prove it.",
     epilog=(
         "Exit codes: 0 done or verified, 2 bad input, 10 falsified, 20 unknown, 30 an invariant is violated, "
@@ -46,8 +41,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _name in _COMMANDS:
-    app.command(_name)(_placeholder)
 
 
 def _show_version(wanted: bool) -> None:

@@ -12,8 +12,7 @@ from tightrope.cli._console import out, print_hint, table
 from tightrope.cli._guard import guarded
 from tightrope.experiments.plan import check_fits
 from tightrope.records.run import Plan
-
-UNKNOWN = "not known"
+from tightrope.reports.units import UNKNOWN, duration
 
 
 @guarded
@@ -43,9 +42,9 @@ def _rows(found: Plan) -> list[list[str]]:
         ["weights", f"{found.weights:,}"],
         ["images, batch", f"{UNKNOWN if found.images is None else f'{found.images:,}'}, {found.batch_size}"],
         ["steps per epoch", UNKNOWN if found.steps_per_epoch is None else f"{found.steps_per_epoch:,}"],
-        ["time per step", _duration(found.seconds_per_step)],
-        ["time per epoch", _duration(found.seconds_per_epoch)],
-        [f"time of {found.epochs} epochs", _duration(found.seconds)],
+        ["time per step", duration(found.seconds_per_step)],
+        ["time per epoch", duration(found.seconds_per_epoch)],
+        [f"time of {found.epochs} epochs", duration(found.seconds)],
         ["peak memory of a step", f"{_size(found.peak_memory)} of {_size(found.memory_budget)} that may be used"],
     ]
     if found.chunk is not None:
@@ -68,21 +67,6 @@ def _hints(found: Plan) -> None:
         )
     if found.chunk is not None and len({trial.chunk for trial in found.trials}) == 1 and found.pairs != 1:
         print_hint("Only the configured chunk was measured; --set smoother.chunk=auto looks for the fastest that fits.")
-
-
-def _duration(seconds: float | None) -> str:
-    """In the largest unit that leaves a number of at least 1.
-
-    Example:
-        >>> _duration(0.0123), _duration(75), _duration(7200)
-        ('12.3 ms', '1.25 min', '2 h')
-    """
-    if seconds is None:
-        return UNKNOWN
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{1000 * seconds:.3g} ms"
 
 
 def _size(count: int) -> str:

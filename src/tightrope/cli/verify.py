@@ -43,17 +43,22 @@ def verify(
         Path | None, typer.Option("--results-file", help="Write what is printed to this file as well.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the attack's starts.", min=0)] = 0,
+    evidence: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A new folder for certificates, for tightrope audit.")
+    ] = None,
 ) -> ExitCode:
     """Decide a property: verified (exit code 0), falsified by a counterexample (10), or unknown for a reason (20)."""
     _check_options(timeout, results)
     spent = 0.0 if context.obj is None else time.perf_counter() - context.obj
-    found = _in_time(net, prop, timeout, max(timeout - spent, 0.05 * timeout), memory, seed)
+    found = _in_time(net, prop, timeout, max(timeout - spent, 0.05 * timeout), memory, seed, evidence)
     lines = [_verdict(found, vnncomp), *[found.counterexample()] * (found.verdict is Verdict.FALSIFIED)]
     typer.echo("\n".join(lines))
     if results is not None:
         results.write_text("\n".join(lines) + "\n", encoding="ascii", errors="replace")
     if found.replay:
         print_note(found.replay)
+    if evidence is not None and found.verdict is not Verdict.UNKNOWN:
+        print_note(f"Evidence: {evidence}. Check it with: tightrope audit {evidence} --net {net} --property {prop}")
     return _CODES[found.verdict]
 
 
@@ -64,11 +69,13 @@ def _check_options(timeout: float, results: Path | None) -> None:
         raise InputError(f"--results-file {results} must be a file in a folder that exists.")
 
 
-def _in_time(net: Path, prop: Path, timeout: float, left: float, memory: float, seed: int) -> tr.Verification:
+def _in_time(
+    net: Path, prop: Path, timeout: float, left: float, memory: float, seed: int, evidence: Path | None
+) -> tr.Verification:
     """The verdict after the seconds that are ``left``, of ``timeout`` in all."""
     try:
         with _alarm(left + 0.03 * timeout):
-            return tr.verify(net, prop, timeout=left, memory_gib=memory, seed=seed)
+            return tr.verify(net, prop, timeout=left, memory_gib=memory, seed=seed, evidence=evidence)
     except _TimeUp:
         return tr.Verification(Verdict.UNKNOWN, "timeout", timed_out=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tightrope.core.outcome import Outcome, Verdict
-from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin
+from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin, Part
 from tightrope.verifiers._problem import Problem
 
 DATA_RANGE = ("0", "1")
@@ -16,7 +16,12 @@ DATA_RANGE = ("0", "1")
 
 
 def certificate(
-    problem: Problem, position: int, outcome: Outcome, model_sha256: str, origin: Origin | None = None
+    problem: Problem,
+    position: int,
+    outcome: Outcome,
+    model_sha256: str,
+    origin: Origin | None = None,
+    part: Part | None = None,
 ) -> Certificate | None:
     """What can be handed on of an outcome; None where there is nothing to check.
 
@@ -29,6 +34,7 @@ def certificate(
         model_sha256: of the problem's network, see :func:`tightrope.frontend.graph.canonical`.
         origin: the image that box and property were made from; a counterexample must lie in its exact box, see
             :func:`tightrope.core.box.inner_box`.
+        part: of which property the problem is.
     """
     if outcome.evidence is None and outcome.counterexample is None:
         return None
@@ -42,6 +48,7 @@ def certificate(
         offset=_array(problem.spec.offset[position]),
         clause=problem.spec.clause,
         origin=origin,
+        part=part,
         leaves=outcome.evidence,
         counterexample=None if outcome.counterexample is None else _array(outcome.counterexample),
     )
@@ -53,38 +60,50 @@ def _array(value: Tensor) -> Array:
 
 @dataclass(frozen=True)
 class CertificateFolder:
-    """Where the certificates of a certification are kept: a file an image, and the network once.
+    """Where the certificates of a certification are kept: a file an image and radius, and the network once.
 
     Attributes:
         path: the folder.
         model: the network.
-        eps: exact radius as text.
         by_label: whether the property is that the label's output is the largest.
     """
 
     path: Path
     model: Model
-    eps: str
     by_label: bool
 
     def begin(self) -> None:
         """Write the network."""
         self.model.write(self.path / MODEL_FILE)
 
-    def keep(self, index: int, image: Tensor, label: int, problem: Problem, outcome: Outcome) -> None:
+    def keep(
+        self, index: int, eps: str, image: Tensor, label: int, problem: Problem, outcome: Outcome, name: str = ""
+    ) -> None:
         """Write the certificate of an image, if there is one.
 
         Args:
             index: of the image in its dataset.
+            eps: exact radius as text.
             image: (*input shape).
             label: its class.
             problem: of this image alone.
             outcome: of the image.
+            name: of the file, by default the index.
         """
-        origin = Origin(_array(image), self.eps, DATA_RANGE, label if self.by_label else None, index)
+        origin = Origin(_array(image), eps, DATA_RANGE, label if self.by_label else None, index)
         found = certificate(problem, 0, outcome, self.model.sha256, origin)
         if found is not None:
-            found.write(self.path / f"{index}{SUFFIX}")
+            found.write(self.path / f"{name or index}{SUFFIX}")
+
+
+def radius_name(index: int, verdict: Verdict) -> str:
+    """The file of a search for radii that has the proof, or the counterexample, of an image.
+
+    Example:
+        >>> radius_name(7, Verdict.VERIFIED), radius_name(7, Verdict.FALSIFIED)
+        ('7', '7-falsified')
+    """
+    return f"{index}-falsified" if verdict is Verdict.FALSIFIED else str(index)
 
 
 def folder_of(records: Path) -> Path:

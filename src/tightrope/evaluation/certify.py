@@ -214,7 +214,7 @@ class _Job:
         label = int(self.inputs.labels[index])
         if self.certificates is not None and outcome.verdict is not Verdict.UNKNOWN:
             problem = self.inputs.problem([index], [parse_eps(self.eps)])
-            self.certificates.keep(index, self.inputs.x[index], label, problem, outcome)
+            self.certificates.keep(index, self.eps, self.inputs.x[index], label, problem, outcome)
         return ImageRecord(
             index=index,
             label=label,

@@ -25,6 +25,7 @@ from tightrope.core.protocols import Verifier
 from tightrope.errors import InputError, InvariantError
 from tightrope.evaluation._inputs import Inputs, is_natural
 from tightrope.evaluation._rounds import Effort, Found, Rounds, State
+from tightrope.evaluation.certificates import CertificateFolder, radius_name
 from tightrope.evaluation.certify import EFFORT, TOGETHER, eps_text
 from tightrope.evaluation.consistency import check_claims
 from tightrope.records.image import NATURAL
@@ -86,6 +87,7 @@ def certify_radii(
     together: int = TOGETHER,
     effort: Effort = EFFORT,
     on_batch: Callable[[RadiusProgress], None] | None = None,
+    certificates: CertificateFolder | None = None,
 ) -> RadiusSummary:
     """Find the radii of every image and record them; skip those that ``path`` already has.
 
@@ -99,6 +101,8 @@ def certify_radii(
         together: open images that it sees at once, at most.
         effort: processes, memory and shards.
         on_batch: called after every block and every group.
+        certificates: where the proof at the largest verified radius of an image goes, and the counterexample at the
+            smallest falsified one.
 
     Returns:
         The distribution over all images, or those of the shard while other shards are missing.
@@ -111,13 +115,15 @@ def certify_radii(
     inputs = inputs.checked(grid.limit)
     radii = {"limit": str(grid.limit), "tolerance": str(grid.tolerance)}
     facts = inputs.facts() | radii | ({"together": together} if complete else {})
-    job, labels = _Job(inputs, grid, verifier, complete), inputs.labels.tolist()
+    job, labels = _Job(inputs, grid, verifier, complete, certificates), inputs.labels.tolist()
     rounds = Rounds(job, RadiusRecord, labels, inputs.blocks(), path, {**header, "run": facts}, together)
 
     def report(state: State[RadiusRecord]) -> None:
         if on_batch is not None:
             on_batch(RadiusProgress(len(state.decided), state.total, state.open))
 
+    if certificates is not None:
+        certificates.begin()
     finished, records = rounds.run(effort, report)
     check_claims(finished)
     found = distribution(records)
@@ -182,6 +188,7 @@ class _Job:
     grid: Grid
     verifier: Verifier
     complete: Verifier | None
+    certificates: CertificateFolder | None
 
     @full_precision()
     def decide(self, task: range | tuple[RadiusRecord, ...]) -> Found[RadiusRecord]:
@@ -216,8 +223,20 @@ class _Job:
             number = max(bracket.tries for bracket in brackets)
             found = self.inputs.verify(verifier, images, eps, self.inputs.clean(images), (*draw, number))
             for (bracket, step), outcome in zip(tries, found, strict=True):
+                before = (bracket.verified, bracket.falsified)
                 bracket.learn(step, outcome, self._distance(bracket.index, step, outcome))
+                if bracket.verified > before[0]:
+                    self._keep(bracket.index, bracket.verified, outcome)
+                if bracket.falsified < before[1]:
+                    self._keep(bracket.index, bracket.falsified, outcome)
                 bracket.seconds += (time.perf_counter() - begin) / len(tries)
+
+    def _keep(self, index: int, step: int, outcome: Outcome) -> None:
+        """Write a certificate in the place of that of a worse radius."""
+        if self.certificates is not None:
+            eps, label = step * self.grid.tolerance, int(self.inputs.labels[index])
+            problem, name = self.inputs.problem([index], [eps]), radius_name(index, outcome.verdict)
+            self.certificates.keep(index, str(eps), self.inputs.x[index], label, problem, outcome, name)
 
     def _distance(self, index: int, step: int, outcome: Outcome) -> int:
         """Steps from the image to its counterexample, rounded up; those of the try where there is none."""
@@ -258,6 +277,8 @@ class _Job:
         )
 
     def _not_natural(self, index: int, clean: Outcome, seconds: float) -> RadiusRecord:
+        if clean.verdict is Verdict.FALSIFIED:
+            self._keep(index, 0, clean)
         return RadiusRecord(
             index=index,
             label=int(self.inputs.labels[index]),

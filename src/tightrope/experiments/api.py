@@ -287,6 +287,7 @@ def certified_radii(
     memory_gib: float | None = None,
     shard: str | None = None,
     merge: bool = False,
+    evidence: bool = False,
 ) -> RadiusSummary:
     """The largest radius with a proof and the smallest one with a counterexample, image by image; resumes like certify.
 
@@ -300,6 +301,7 @@ def certified_radii(
         limit: the largest radius that is tried; by default twice the run's test radius.
         tolerance: by default a 64th of the limit.
         timeout: seconds of branch and bound an image and radius, if ``complete``.
+        evidence: write certificates of both radii of every image, see :func:`tightrope.audit`.
 
     The others are those of :func:`certify`.
 
@@ -323,7 +325,7 @@ def certified_radii(
     )
     grid, effort = Grid.up_to(subject.eps, tolerance), find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
-    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share)
+    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share, evidence=evidence)
     path = subject.records_path(out, [*["complete"] * complete, "radius"])
     inputs = Inputs(subject.network, subject.params, subject.x, subject.labels, subject.make_spec, batch_size, seed)
     summary = certify_radii(
@@ -335,6 +337,7 @@ def certified_radii(
         header={**subject.facts, **stages.facts},
         on_batch=on_batch,
         effort=effort,
+        certificates=find_certificates(subject, path, by_label=spec is None) if evidence else None,
     )
     if summary.count == inputs.size:
         title = subject.data if subject.source is None else f"{subject.source.name}, {subject.data} {split}"

@@ -16,14 +16,16 @@ from tightrope.auditor.audit import audit as check
 from tightrope.auditor.audit import outputs
 from tightrope.auditor.finding import Finding, Verdict
 from tightrope.core import registry
+from tightrope.core.outcome import Verdict as Sign
 from tightrope.data._loader import Samples, to_unit
 from tightrope.errors import CorruptDataError, MissingDataError
-from tightrope.evaluation.certificates import folder_of
+from tightrope.evaluation.certificates import folder_of, radius_name
+from tightrope.experiments.originals import Originals
 from tightrope.experiments.source import Source, find_source, is_source
 from tightrope.frontend.graph import canonical
 from tightrope.records import image
-from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin
-from tightrope.records.image import ImageRecord
+from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin, Part
+from tightrope.records.radius import RadiusRecord
 
 Replay = Callable[[Array], Array]
 """The original network: from one input (*input shape) to its outputs, (outputs,)."""
@@ -42,6 +44,7 @@ class Audited:
         method: what decided.
         finding: of the audit.
         replayed: whether the original network was asked as well.
+        part: of which property it is about a box.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class Audited:
     method: str
     finding: Finding
     replayed: bool = False
+    part: Part | None = None
 
     @property
     def confirmed(self) -> bool:
@@ -61,24 +65,30 @@ def audit(
     *,
     model: Path | str | None = None,
     replay: Replay | None = None,
+    net: Path | str | None = None,
+    prop: Path | str | None = None,
     data_dir: Path | str | None = None,
     on_certificate: Callable[[Audited], None] | None = None,
 ) -> list[Audited]:
     """Re-check a certificate, a folder of certificates, or all those of a run.
 
     Those of a run are also compared with its weights, with its dataset and with its records, of which every verified or
-    falsified one must have a certificate; and they are replayed through the module that was trained.
+    falsified one must have a certificate; and they are replayed through the module that was trained. Those of a
+    verified property have to be there for every box of it.
 
     Args:
-        path: a file, a folder of files, or a run folder.
+        path: a file, a folder of files, a run folder, or ``zoo/NAME``.
         model: file of the network, where the certificates are not beside it and do not hold it.
         replay: the original network, asked for its outputs at the counterexample or the image.
+        net: ONNX file that they must be about; it is asked as well, by onnxruntime.
+        prop: VNN-LIB file that they must be about.
         data_dir: where the dataset of a run lies; its images are compared where it is at hand.
         on_certificate: called after each.
 
     Raises:
         MissingDataError: there is no certificate.
         CorruptDataError: the network's file is damaged, or the run is.
+        MissingExtraError: ``net`` needs the packages onnx and onnxruntime.
 
     Cost: for each image the relaxation in plain NumPy, and a back-substitution of one row for each leaf.
 
@@ -87,7 +97,8 @@ def audit(
         True
     """
     path, found = Path(path), []
-    for audited in _all(path, None if model is None else Model.read(Path(model)), replay, data_dir):
+    originals = None if net is None and prop is None else Originals(net, prop)
+    for audited in _all(path, None if model is None else Model.read(Path(model)), replay, originals, data_dir):
         found.append(audited)
         if on_certificate is not None:
             on_certificate(audited)
@@ -96,17 +107,33 @@ def audit(
     return found
 
 
-def _all(path: Path, model: Model | None, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
-    if path.is_file():
-        yield _audited(path, model or _beside(path.parent), replay)
-    elif is_source(path):
+def _all(
+    path: Path, model: Model | None, replay: Replay | None, originals: Originals | None, data_dir: Path | str | None
+) -> Iterator[Audited]:
+    if is_source(path):
         yield from _of_source(find_source(path), replay, data_dir)
+    elif path.is_file():
+        yield _audited(path, model or _beside(path.parent), replay, originals=originals)
     elif path.is_dir():
-        model = model or _beside(path)
-        for file in _files(path):
-            yield _audited(file, model, replay)
+        yield from _of_folder(path, model or _beside(path), replay, originals)
     else:
         raise MissingDataError(f"{path} does not exist.")
+
+
+def _of_folder(
+    folder: Path, model: Model | None, replay: Replay | None, originals: Originals | None
+) -> Iterator[Audited]:
+    """All that are there, and those that a verified property has not."""
+    found = []
+    for file in _files(folder):
+        found.append(_audited(file, model, replay, originals=originals))
+        yield found[-1]
+    parts = [one.part for one in found if one.part is not None]
+    if all(one.claim == "verified" for one in found):  # one counterexample decides, whatever the others say
+        count = max((part.count for part in parts), default=0)
+        for number in sorted(set(range(count)) - {part.number for part in parts}):
+            reason = "this box of the property has no certificate"
+            yield Audited(folder / f"{number}{SUFFIX}", "", "", Finding(Verdict.UNDECIDED, reason))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -115,7 +142,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _audited(
-    path: Path, model: Model | None, replay: Replay | None, objection: Callable[[Certificate], str] = lambda given: ""
+    path: Path,
+    model: Model | None,
+    replay: Replay | None,
+    objection: Callable[[Certificate], str] = lambda given: "",
+    originals: Originals | None = None,
 ) -> Audited:
     """Check one file.
 
@@ -126,13 +157,14 @@ def _audited(
         given = Certificate.read(path)
     except (CorruptDataError, MissingDataError) as error:
         return Audited(path, "", "", Finding(Verdict.REJECTED, str(error)))
-    if wrong := objection(given):
-        return Audited(path, given.verdict, given.method, Finding(Verdict.REJECTED, wrong))
+    if wrong := objection(given) or (originals.objection(given) if originals else ""):
+        return Audited(path, given.verdict, given.method, Finding(Verdict.REJECTED, wrong), part=given.part)
     finding = check(given, model)
-    if finding.verdict is Verdict.CONFIRMED and replay is not None:
-        wrong = _disagreement(given, given.model or model, replay)
+    asked = replay is not None or (originals is not None and originals.replays)
+    if finding.verdict is Verdict.CONFIRMED and asked:
+        wrong = _disagreement(given, given.model or model, replay, originals)
         finding = Finding(Verdict.REJECTED, wrong, finding.margin) if wrong else finding
-    return Audited(path, given.verdict, given.method, finding, replay is not None)
+    return Audited(path, given.verdict, given.method, finding, asked, given.part)
 
 
 def _beside(folder: Path) -> Model | None:
@@ -146,18 +178,48 @@ def _beside(folder: Path) -> Model | None:
 
 def _of_source(run: Source, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
     replay = replay or original(run)
-    sha256 = canonical(run.network, run.params, source_of(run)).sha256
+    own = canonical(run.network, run.params, source_of(run))
     for records in sorted(run.path.glob("certify-*.jsonl")):
         folder = folder_of(records)
         if folder.is_dir():
-            known = {folder / f"{record.index}{SUFFIX}": record for record in image.read(records)}
-            decided = [path for path, record in known.items() if record.verdict != "unknown"]
-            model, samples = _beside(folder), _samples(image.read_header(records), data_dir)
+            header = image.read_header(records)
+            known = {folder / f"{name}{SUFFIX}": claim for name, claim in _claims(records, header)}
+            decided = [path for path, claim in known.items() if claim.verdict != "unknown"]
+            model, samples = _beside(folder) or own, _samples(header, data_dir)
             for path in dict.fromkeys([*decided, *_files(folder)]):
-                yield _audited(path, model, replay, partial(_objection, sha256, known.get(path), samples))
+                yield _audited(path, model, replay, partial(_objection, own.sha256, known.get(path), samples))
 
 
-def _objection(sha256: str, record: ImageRecord | None, samples: Samples | None, given: Certificate) -> str:
+@dataclass(frozen=True)
+class _Claim:
+    """What a record says about an image and a radius."""
+
+    index: int
+    label: int | None
+    verdict: str
+    eps: str
+
+
+def _claims(records: Path, header: Mapping[str, Any]) -> Iterator[tuple[str, _Claim]]:
+    """The claims of a file of records, by the names of their certificates; radii have one for each end."""
+    if "tolerance" not in header.get("run", {}):
+        for one in image.read(records):
+            yield str(one.index), _Claim(one.index, one.label, one.verdict, one.eps)
+        return
+    for found in image.read_all(records, RadiusRecord):
+        if found.certified_radius:  # the image itself needs no proof
+            yield (
+                radius_name(found.index, Sign.VERIFIED),
+                _Claim(found.index, found.label, "verified", found.verified or "0"),
+            )
+        if found.falsified is not None:
+            yield (
+                radius_name(found.index, Sign.FALSIFIED),
+                _Claim(found.index, found.label, "falsified", found.falsified),
+            )
+
+
+def _objection(sha256: str, record: _Claim | None, samples: Samples | None, given: Certificate) -> str:
     """Where a certificate differs from its run: in the weights, the record or the image."""
     if given.model_sha256 != sha256:
         return "its network is not that of the run"
@@ -211,9 +273,15 @@ def original(source: Source) -> Replay | None:
     return replay
 
 
-def _disagreement(given: Certificate, model: Model | None, replay: Replay) -> str:
-    """What the original network has against a certificate: other outputs, or a margin of the other sign."""
+def _disagreement(given: Certificate, model: Model | None, replay: Replay | None, originals: Originals | None) -> str:
+    """What the original network has against a certificate."""
     assert model is not None  # or it would not be confirmed
+    against = _contradiction(given, model, replay) if replay is not None else ""
+    return against or (originals.disagreement(given, model) if originals is not None and originals.replays else "")
+
+
+def _contradiction(given: Certificate, model: Model, replay: Replay) -> str:
+    """Other outputs, or a margin of the other sign."""
     x = given.counterexample
     if x is None:
         x = given.origin.image if given.origin is not None else (given.lower + given.upper) / 2

@@ -180,10 +180,13 @@ def classification(network: Network, dtype: torch.dtype) -> MakeSpec:
 
 
 def fingerprint(config: RunConfig, job: Job) -> str:
-    """Identifies what a checkpoint may be resumed with: settings, graph, types of the weights, and training data."""
+    """Identifies what a checkpoint may be resumed with: settings, graph, types of the weights, and training data.
+
+    What is kept on the way changes nothing of it.
+    """
     dtypes = {name: str(value.dtype) for name, value in job.params.items()}
     data = tensor_digest({"images": job.train.images, "labels": job.train.labels})
-    facts = [config.model_dump(mode="json"), to_json(job.network), dtypes, data]
+    facts = [config.model_dump(mode="json", exclude={"train": {"keep_every"}}), to_json(job.network), dtypes, data]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

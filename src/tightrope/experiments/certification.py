@@ -21,16 +21,16 @@ from tightrope.data._loader import Samples, from_tensors, subset, to_unit
 from tightrope.errors import InputError
 from tightrope.evaluation._rounds import Effort
 from tightrope.evaluation.certificates import CertificateFolder, folder_of
-from tightrope.evaluation.certify import eps_text
 from tightrope.evaluation.shards import Shard
 from tightrope.experiments.audit import source_of
 from tightrope.experiments.build import MakeSpec, check_labels, classification
 from tightrope.experiments.config import find_device
+from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.plugins import build_named
 from tightrope.experiments.source import Source, find_source
 from tightrope.frontend.fx import from_module
 from tightrope.frontend.graph import canonical
-from tightrope.verifiers.alpha_crown import AlphaCrown
+from tightrope.records.folder import RunFolder
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.bab import Bab
 from tightrope.verifiers.cascade import Cascade
@@ -63,7 +63,7 @@ class Subject:
     facts: Mapping[str, Any]
 
     def records_path(self, out: Path | str | None, parts: Sequence[str]) -> Path:
-        """``out``, or by default a file of the run's folder.
+        """``out``, or by default a file of the run's folder, see :func:`results_folder`.
 
         Raises:
             InputError: a module has no folder.
@@ -74,7 +74,7 @@ class Subject:
             raise InputError("Say where to write the records of a module: out=....jsonl.")
         dtype = str(self.x.dtype).removeprefix("torch.")
         named = [self.data, str(self.facts["split"]), str(self.eps).replace("/", "_"), dtype, *parts]
-        return self.source.folder.certification("-".join(named))
+        return RunFolder(results_folder(self.source.path)).certification("-".join(named))
 
 
 def find_subject(
@@ -158,7 +158,7 @@ def find_stages(
     bab = bab if memory_gib is None else replace(bab, memory_gib=memory_gib / 2)
     return Stages(
         first=Cascade((AttackVerifier(chosen), *one_shot)),
-        rest=Cascade((AlphaCrown(evidence=evidence), bab)) if complete else None,
+        rest=bab if complete else None,  # it begins with optimised bounds, on the time of each image
         facts={
             "attack": repr(chosen),
             "relaxations": names,
@@ -176,7 +176,7 @@ def find_certificates(subject: Subject, records: Path, *, by_label: bool) -> Cer
         by_label: whether the property is that the label's output is the largest.
     """
     model = canonical(subject.network, subject.params, source_of(subject.source) if subject.source else None)
-    return CertificateFolder(folder_of(records), model, eps_text(subject.eps), by_label)
+    return CertificateFolder(folder_of(records), model, by_label)
 
 
 def find_effort(subject: Subject, workers: int, memory_gib: float | None, shard: str | None, merge: bool) -> Effort:

@@ -256,6 +256,8 @@ class Train(_Section):
             the device has them. Certificates never use less than float32.
         diagnose_every: steps between two looks at what a step does (the estimate's cosine with the plain gradient, the
             share of jumps in the loss's change, noise against weights), which cost about 10 gradients; 0 for none.
+        keep_every: epochs between weights that are kept as ``weights-EPOCH.safetensors``, those before the first epoch
+            included, for pictures of the way that training took; None for none. It changes nothing else.
     """
 
     epochs: Count
@@ -270,6 +272,7 @@ class Train(_Section):
     compile: bool = False
     matmul_precision: Precision = "highest"
     diagnose_every: Annotated[int, Field(ge=0)] = 0
+    keep_every: Count | None = None
 
 
 class RunConfig(_Section):

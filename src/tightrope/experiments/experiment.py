@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tightrope.experiments.suite import (
     Suite,
     cells,
     config_of,
+    departures,
     evaluations_of,
     overrides_of,
     trials,
@@ -77,6 +78,7 @@ class Experiment:
         out: the folder; what is finished in it is not done again.
         data_dir: where the dataset lies.
         watch: from a cell's name to what is told of its training.
+        todo: the cells to make; None for all of the suite.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Experiment:
     budget: Budget
     data_dir: Path | str | None
     watch: Callable[[str], Watcher]
+    todo: Sequence[Cell] | None = None
 
     def run(self) -> int:
         """Train, certify and record cell after cell, tuning before the first that needs it.
@@ -97,7 +100,7 @@ class Experiment:
         """
         self._deadline = time.monotonic() + self.budget.seconds
         self._evaluations = self.budget.evaluations
-        todo = list(cells(self.suite))
+        todo = list(cells(self.suite)) if self.todo is None else self.todo
         for done, cell in enumerate(todo):
             try:
                 self._final(cell)
@@ -157,7 +160,7 @@ class Experiment:
         except KeyboardInterrupt:
             if watcher.passed:
                 raise BudgetSpentError from None
-            raise
+            raise KeyboardInterrupt("Saved. The same command goes on from here.") from None
 
     def _pay(self, evaluations: int) -> None:
         if evaluations > self._evaluations or time.monotonic() > self._deadline:
@@ -189,6 +192,14 @@ class Experiment:
             differentiated=smoother.needs_gradient,
             train_seconds=run.record.seconds,
             certify_seconds=round(time.monotonic() - start, 3),
+            dataset=config.data.name,
+            network=config.model.name,
+            epochs=config.train.epochs,
+            train_images=run.record.samples["train"],
+            processor=run.record.environment.processor,
+            threads=run.record.environment.threads,
+            departures=departures(self.suite, cell, config),
+            note=self.suite.variants[cell.variant].note,
         )
 
     def _samples(self, cell: Cell, config: RunConfig) -> Samples:
@@ -220,19 +231,30 @@ class _Deadline:
         self._watcher.on_epoch(record)
 
 
+def default_folder(suite_name: str, *, smoke: bool) -> Path:
+    """Where the cells of a suite go: those at reduced settings are never taken for those of the suite.
+
+    Example:
+        >>> default_folder("paradox/digits", smoke=False).as_posix()
+        'experiments/paradox-digits'
+    """
+    return Path("experiments") / (suite_name.removesuffix(".toml").replace("/", "-") + "-smoke" * smoke)
+
+
 def smaller(suite: Suite, epochs: int, count: int) -> Suite:
     """The suite at reduced settings, to see that it works: so many epochs and test images, one seed, two pairs, and the
-    relaxations that come first."""
-    relaxations = {name: overrides for name, overrides in suite.relaxations.items() if name in suite.first}
+    relaxations that come first; of the variants all but the last."""
+    first = {name: overrides for name, overrides in suite.relaxations.items() if name in suite.first}
+    relaxations = first or suite.relaxations
     few = ("smoother.pairs=2", "smoother.chunk=2")
     smoothers = {name: (*each, *(few if _has_pairs(suite, name) else ())) for name, each in suite.smoothers.items()}
-    starts = {name: (*overrides, f"train.epochs={epochs}") for name, overrides in suite.starts.items()}
+    most = {name: variant for name, variant in suite.variants.items() if name not in suite.last}
+    variants = {name: variant.model_copy(update={"epochs": None}) for name, variant in most.items()}
     certified = suite.certify.model_copy(update={"count": count})
-    limits = {"certify": certified, "seeds": suite.seeds[:1], "tuning": None}
-    axes = {"relaxations": relaxations, "smoothers": smoothers, "starts": starts}
-    return suite.model_copy(update={**axes, **limits})
+    limits = {"certify": certified, "seeds": suite.seeds[:1], "tuning": None, "epochs": epochs, "last": ()}
+    return suite.model_copy(update={"relaxations": relaxations, "smoothers": smoothers, "variants": variants, **limits})
 
 
 def _has_pairs(suite: Suite, smoother: str) -> bool:
-    cell = Cell(SCRATCH, smoother, LOOSE, suite.seeds[0])
+    cell = next(cell for cell in cells(suite) if cell.smoother == smoother)
     return isinstance(build_plugins(config_of(suite, cell, ())).smoother, Population)

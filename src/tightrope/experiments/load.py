@@ -11,7 +11,7 @@ one, ``only.NETWORK-METHOD``.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -88,6 +88,16 @@ def read_values(source: ConfigSource, overrides: Iterable[str] = ()) -> tuple[st
 def config_values(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain nested values, defaults filled in, None left out."""
     return config.model_dump(mode="json", exclude_none=True)
+
+
+def flat_values(config: RunConfig) -> dict[str, Any]:
+    """The values of :func:`config_values` by dotted key.
+
+    Example:
+        >>> flat_values(load_config("mnist-0.1/cnn3-pgd")[1])["method.attack.restarts"]
+        3
+    """
+    return dict(_flattened(config_values(config), ""))
 
 
 def config_toml(config: RunConfig) -> str:
@@ -184,6 +194,14 @@ def _parse(data: bytes, source: str) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"it is not valid TOML: {error}"], source) from None
+
+
+def _flattened(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tightrope.errors import CheckpointError, ConfigError, InputError, MissingDa
 from tightrope.experiments.build import build_module, build_plugins, fingerprint
 from tightrope.experiments.config import RunConfig, parse_config
 from tightrope.experiments.load import config_toml, config_values
+from tightrope.experiments.model_zoo import find, is_zoo_name
 from tightrope.experiments.plan import check_fits, plan_of
 from tightrope.frontend.graph import from_json, to_json
 from tightrope.records.files import read_json, write_atomic, write_json
@@ -110,13 +111,18 @@ class Run:
 
 
 def load(path: Path | str) -> Run:
-    """Read a finished run.
+    """Read a finished run, or ``zoo/NAME``: a network that comes with the package.
 
     Raises:
         MissingDataError: there is no run in that folder, or it is not finished.
+        UnknownNameError: no such network in the zoo.
         CorruptDataError: a file of it is damaged.
+
+    Example:
+        >>> load("zoo/mnist-0.1-cnn3-ibp").record.weights
+        24330
     """
-    folder = RunFolder(Path(path))
+    folder = RunFolder(find(path) if is_zoo_name(path) else Path(path))
     if not folder.record.is_file():
         found = " It holds an imported network: tr.load_imported." if folder.imported.is_file() else ""
         raise MissingDataError(f"{path} is not a run folder: it has no {folder.record.name}.{found}")
@@ -207,7 +213,14 @@ def _train(
     mark: str,
     watcher: Watcher,
 ) -> Run:
+    every = record.config["train"].get("keep_every")
+
+    def keep_weights(epoch: int) -> None:
+        if every is not None and epoch % every == 0:
+            save_tensors(folder.weights_after(epoch), state.params, {"run": mark, "epoch": epoch})
+
     def finish_epoch(epoch: EpochRecord) -> None:
+        keep_weights(epoch.epoch)  # first: a run killed after it repeats the epoch and writes the same again
         epochs.append(epoch)
         write_epochs(folder.metrics, epochs)
 
@@ -226,6 +239,8 @@ def _train(
 
     checkpoint: Callable[[State], None] = lambda current: current.save(folder.checkpoint, mark)  # noqa: E731
     try:
+        if state.step == 0:
+            keep_weights(0)
         train(job, state, checkpoint=checkpoint, finish_epoch=finish_epoch, back_off=back_off, watcher=watcher)
     except KeyboardInterrupt:
         close("interrupted")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tightrope.experiments.imported import Imported, load_imported
+from tightrope.experiments.model_zoo import is_zoo_name
 from tightrope.experiments.run import Run, load
 from tightrope.records.folder import RunFolder
 
@@ -13,13 +14,13 @@ Source = Run | Imported
 
 
 def is_source(path: Path) -> bool:
-    """Whether a folder holds one."""
+    """Whether a folder holds one, or it is a name of the zoo."""
     folder = RunFolder(path)
-    return folder.record.is_file() or folder.imported.is_file()
+    return is_zoo_name(path) or folder.record.is_file() or folder.imported.is_file()
 
 
 def find_source(source: Source | Path | str) -> Source:
-    """A run or an imported network, or the one in a folder.
+    """A run or an imported network, or the one in a folder or in the zoo.
 
     Raises:
         MissingDataError: the folder holds neither, or a run that is not finished.

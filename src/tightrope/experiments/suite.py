@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,13 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tightrope.errors import ConfigError, MissingDataError, UnknownNameError
 from tightrope.experiments.build import build_plugins
 from tightrope.experiments.config import RunConfig
-from tightrope.experiments.load import load_config
+from tightrope.experiments.load import flat_values, load_config
 from tightrope.experiments.plan import split_sizes
+from tightrope.reports.cells import Axis, Literature
 
 Overrides = tuple[str, ...]
 """``section.key=value`` each."""
 
 SCRATCH, PLAIN, LOOSE = "scratch", "none", "ibp"
+FIXED: dict[str, Overrides] = {"": ()}
+"""An axis along which nothing varies."""
+
+
+_RECIPE = ("data", "model", "method", "smoother", "eps", "optimizer", "average", "train")
 
 
 class _Section(BaseModel):
@@ -57,6 +66,26 @@ class Tuning(_Section):
     grids: dict[str, tuple[Overrides, ...]]
 
 
+class Variant(_Section):
+    """One value of an axis of the suite's own: a training method, a size, a setting.
+
+    Attributes:
+        extends: preset that its cells take their settings from; those of the suite's ``run`` win.
+        set: what it changes.
+        epochs: length of its runs, see the suite's.
+        smoothers: those that it is run with; none for all.
+        published: preset that is the literature's recipe for it; its records name every setting that departs from it.
+        note: what a reader of the table has to know.
+    """
+
+    extends: str | None = None
+    set: Overrides = ()
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    smoothers: tuple[str, ...] = ()
+    published: str | None = None
+    note: str = ""
+
+
 class Suite(_Section):
     """An experiment.
 
@@ -65,23 +94,39 @@ class Suite(_Section):
         run: settings of every cell, as of a training run.
         smoothers, relaxations, starts: the axes: by name what each changes. A start other than ``scratch`` takes the
             weights of the plain IBP cell of its seed; its control of equal cost is itself with IBP.
+        variants: one more axis, of whatever the suite compares.
+        baseline: the variant that others are compared with.
         first: relaxations whose cells come before all others.
+        last: variants whose cells come after all others.
+        epochs: length of every run; the schedules go with it in proportion: ramp, milestones, averaging.
+        literature: the scale that tables compare theirs with.
     """
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     run: dict[str, Any]
-    smoothers: dict[str, Overrides]
-    relaxations: dict[str, Overrides]
+    smoothers: dict[str, Overrides] = FIXED
+    relaxations: dict[str, Overrides] = FIXED
     starts: dict[str, Overrides] = {SCRATCH: ()}
+    variants: dict[str, Variant] = {"": Variant()}
+    baseline: str = ""
     first: tuple[str, ...] = (LOOSE, "deeppoly")
+    last: tuple[str, ...] = ()
+    epochs: Annotated[int, Field(ge=1)] | None = None
     certify: Certify = Certify()
     tuning: Tuning | None = None
+    literature: Literature | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Suite:
         for axis, name in (("smoothers", PLAIN), ("relaxations", LOOSE), ("starts", SCRATCH)):
-            if name not in getattr(self, axis):
+            if name not in getattr(self, axis) and (getattr(self, axis) != FIXED or self.starts.keys() - {SCRATCH}):
                 raise ValueError(f"{axis} must have {name!r}, which others are compared with")
+        for name, variant in self.variants.items():
+            if unknown := sorted(set(variant.smoothers) - set(self.smoothers)):
+                raise ValueError(f"variants.{name} names {unknown[0]!r}, which is no smoother of the suite")
+        for key, names in (("baseline", (self.baseline,)), ("last", self.last)):
+            if unknown := sorted(set(names) - set(self.variants)):
+                raise ValueError(f"{key} names {unknown[0]!r}, which is no variant of the suite")
         if self.tuning and set(self.tuning.seeds) & set(self.seeds):
             raise ValueError("a seed is for tuning or final, not both")
         if self.tuning and (unknown := sorted(set(self.tuning.grids) - set(self.smoothers))):
@@ -97,11 +142,13 @@ class Cell(NamedTuple):
     relaxation: str
     seed: int
     trial: int | None = None
+    variant: str = ""
 
     @property
     def folder(self) -> Path:
         """Where its files lie, below that of the experiment."""
-        way, seed = f"{self.smoother}-{self.relaxation}", f"seed-{self.seed}"
+        way = "-".join(name for name in (self.smoother, self.relaxation, self.variant) if name)
+        seed = f"seed-{self.seed}"
         return Path(self.start, way, seed) if self.trial is None else Path("tuning", way, f"trial-{self.trial}", seed)
 
 
@@ -111,27 +158,52 @@ def suites() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """A validated suite by name, or from a TOML file; all its cells are checked.
+    """A validated suite by name, or from a TOML file; the settings of all its cells are checked.
 
     Raises:
         UnknownNameError: no such suite; the closest is offered.
         MissingDataError: no such file.
         ConfigError: what is wrong with it.
     """
-    suite = _parse(_read(name), name)
-    for cell in cells(suite):
+    return _checked(_parse(_read(name), name)) if name.endswith(".toml") else _packaged(name)
+
+
+@cache
+def _packaged(name: str) -> Suite:
+    return _checked(_parse(_read(name), name))
+
+
+def _checked(suite: Suite) -> Suite:
+    for cell in cells(suite.model_copy(update={"seeds": suite.seeds[:1]})):
         config_of(suite, cell, trials(suite, cell.smoother)[0])
     return suite
 
 
 def cells(suite: Suite) -> Iterator[Cell]:
-    """All final cells, those that decide most first: the seeds of one pair of relaxations, then the next."""
+    """All final cells, those that decide most first: the seeds of one pair of relaxations, then the next; the seeds of
+    most variants, then those of the last."""
     first = [name for name in suite.relaxations if name in suite.first]
     later = [(name,) for name in suite.relaxations if name not in suite.first]
-    for start in suite.starts:
-        for relaxations in (first, *later):
-            for seed in suite.seeds:
-                yield from (Cell(start, s, r, seed) for s in suite.smoothers for r in relaxations)
+    most = [name for name in suite.variants if name not in suite.last]
+    groups = product(suite.starts, (most, *([name] for name in suite.last)), (first, *later), suite.seeds)
+    for start, variants, relaxations, seed in groups:
+        for variant, smoother, relaxation in product(variants, suite.smoothers, relaxations):
+            if smoother in (suite.variants[variant].smoothers or suite.smoothers):
+                yield Cell(start, smoother, relaxation, seed, variant=variant)
+
+
+def narrowed(suite: Suite, only: Mapping[Axis, Sequence[str]]) -> Suite:
+    """The suite with some values of its axes alone.
+
+    Args:
+        only: of an axis the values to keep, or patterns of them (``sigma=*``).
+    """
+    kept: dict[str, Any] = {}
+    for axis, patterns in only.items():
+        values = getattr(suite, f"{axis}s")
+        kept[f"{axis}s"] = {name: v for name, v in values.items() if any(fnmatchcase(name, p) for p in patterns)}
+    last = tuple(name for name in suite.last if name in kept.get("variants", suite.variants))
+    return suite.model_copy(update={**kept, "last": last})
 
 
 def trials(suite: Suite, smoother: str) -> tuple[Overrides, ...]:
@@ -141,7 +213,7 @@ def trials(suite: Suite, smoother: str) -> tuple[Overrides, ...]:
 
 def overrides_of(suite: Suite, cell: Cell, tuned: Overrides) -> Overrides:
     """What a cell changes in the settings of the suite; later ones win."""
-    axes = (*suite.relaxations[cell.relaxation], *suite.smoothers[cell.smoother])
+    axes = (*suite.relaxations[cell.relaxation], *suite.smoothers[cell.smoother], *suite.variants[cell.variant].set)
     return (*axes, *tuned, *suite.starts[cell.start], f"seed={cell.seed}")
 
 
@@ -151,7 +223,49 @@ def config_of(suite: Suite, cell: Cell, tuned: Overrides) -> RunConfig:
     Raises:
         ConfigError: they are wrong.
     """
-    return load_config(suite.run, overrides_of(suite, cell, tuned))[1]
+    variant = suite.variants[cell.variant]
+    source = suite.run if variant.extends is None else {**suite.run, "extends": variant.extends}
+    config = load_config(source, overrides_of(suite, cell, tuned))[1]
+    epochs = variant.epochs or suite.epochs
+    return config if epochs is None else shortened(config, epochs)
+
+
+def shortened(config: RunConfig, epochs: int) -> RunConfig:
+    """The settings for another number of epochs, with schedules in proportion.
+
+    Example:
+        >>> config = shortened(load_config("mnist-0.1/cnn3-mtl_ibp")[1], 35)
+        >>> config.eps.finish, config.optimizer.milestones, config.average.begin
+        (10.0, (25.0, 30.0), 32.5)
+    """
+
+    def scaled(epoch: float) -> float:
+        return round(epoch * epochs / config.train.epochs, 6)
+
+    milestones = tuple(scaled(epoch) for epoch in config.optimizer.milestones)
+    changed: dict[str, dict[str, Any]] = {
+        "train": {"epochs": epochs},
+        "eps": {"begin": scaled(config.eps.begin), "finish": scaled(config.eps.finish)},
+        "optimizer": {"milestones": milestones},
+        "average": {"begin": scaled(config.average.begin)},
+    }
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in changed.items()}
+    )
+
+
+def departures(suite: Suite, cell: Cell, config: RunConfig) -> tuple[str, ...]:
+    """Every setting of a cell that is not as in the literature's recipe for its variant; none without a recipe."""
+    published = suite.variants[cell.variant].published
+    if published is None:
+        return ()
+    ours, theirs = (flat_values(each) for each in (config, load_config(published)[1]))
+    keys = [key for key in ours | theirs if key.partition(".")[0] in _RECIPE]
+    return tuple(
+        f"{key} = {ours.get(key, 'not set')} (published: {theirs.get(key, 'not set')})"
+        for key in keys
+        if ours.get(key) != theirs.get(key)
+    )
 
 
 def evaluations_of(config: RunConfig) -> int:

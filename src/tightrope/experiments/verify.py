@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +16,20 @@ import torch
 from tightrope.attacks.pgd import Pgd
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.deadline import now, seconds_left, time_is_up, time_limit, unlimited
 from tightrope.core.network import Network
 from tightrope.core.noise import derived_generator
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.spec import Spec
-from tightrope.errors import InputError, MissingExtraError
+from tightrope.errors import InputError, MissingExtraError, TimeUpError
+from tightrope.experiments.evidence import Evidence, close, new_folder
 from tightrope.frontend.onnx import from_onnx
 from tightrope.frontend.onnx_runtime import run_onnx
 from tightrope.frontend.vnnlib import Problem, Property, outward_box, read_property
 from tightrope.relaxations.crown_ibp import CrownIbp
 from tightrope.relaxations.ibp import Ibp
+from tightrope.verifiers._problem import TIMEOUT
+from tightrope.verifiers._problem import Problem as Decided
 from tightrope.verifiers.attack import AttackVerifier
 from tightrope.verifiers.bab import Bab
 from tightrope.verifiers.cascade import Cascade
@@ -34,11 +38,14 @@ from tightrope.verifiers.one_shot import OneShot
 FEW_INPUTS = 8
 """Up to here boxes are cut, beyond it the signs of neurons."""
 _TOGETHER = 64
-_AGREEMENT = 1e-4
 
 
-Counterexample = tuple[tuple[Fraction, ...], tuple[float, ...]]
-"""Inputs, and outputs in float64."""
+class _Counterexample(NamedTuple):
+    """Inputs that break the problem of that number, and the outcome with them in float64."""
+
+    number: int
+    inputs: tuple[Fraction, ...]
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ def verify(
     timeout: float = 60.0,
     memory_gib: float = 2.0,
     seed: int = 0,
+    evidence: Path | str | None = None,
 ) -> Verification:
     """Decide whether a network has a property, in float64: attack, bounds, then branch and bound.
 
@@ -90,34 +98,55 @@ def verify(
         timeout: seconds in all, reading included.
         memory_gib: for open subproblems of branch and bound.
         seed: of the attack's starts.
+        evidence: a new folder for certificates, of every box that is proved or of the one that is broken, and for the
+            network; see :func:`tightrope.audit`.
 
     Raises:
         MissingExtraError: a file is given and the package onnx is not installed.
-        InputError, MissingDataError, CorruptDataError, UnsupportedLayerError: what cannot be read, and a property of
-            another number of inputs or outputs.
+        InputError, MissingDataError, CorruptDataError, UnsupportedLayerError: what cannot be read, a property of
+            another number of inputs or outputs, and a folder for evidence that holds something.
         InvariantError: results that contradict each other.
 
     Example:
         >>> tr.verify("net.onnx", "property.vnnlib", timeout=30).verdict  # doctest: +SKIP
     """
-    begin = time.perf_counter()
+    begin = now()
     if not (math.isfinite(timeout) and timeout > 0 and math.isfinite(memory_gib) and memory_gib > 0):
         raise InputError(f"timeout and memory must be positive, got {timeout} s and {memory_gib} GiB.")
-    prop = prop if isinstance(prop, Property) else read_property(prop)
+    folder = None if evidence is None else new_folder(evidence)
+    try:
+        with time_limit(timeout):
+            found = _verify(source, prop, memory_gib, seed, timeout, folder)
+    except TimeUpError:
+        found = Verification(Verdict.UNKNOWN, TIMEOUT, timed_out=True)
+    return replace(found, seconds=now() - begin)
+
+
+def _verify(
+    source: Path | str | tuple[Network, Params],
+    given: Path | str | Property,
+    memory_gib: float,
+    seed: int,
+    timeout: float,
+    folder: Path | None,
+) -> Verification:
+    prop = given if isinstance(given, Property) else read_property(given)
     network, params = source if isinstance(source, tuple) else from_onnx(source)
     _check_fit(network, prop)
     params = {name: value.double() if value.is_floating_point() else value for name, value in params.items()}
-    search = _Search(network, params, prop, begin + timeout, memory_gib, seed)
+    kept = None
+    if folder is not None:
+        kept = Evidence.begin(folder, source, given, network, params, len(prop.problems))
+    search = _Search(network, params, prop, memory_gib, seed, kept)
     found = search.run()
     if found is None:
-        verdict, reason, timed_out = search.conclusion(timeout)
-        return Verification(verdict, reason, timed_out, seconds=time.perf_counter() - begin)
-    x, y = found
-    replay, agrees = _replay(source, network, params, x)
-    seconds = time.perf_counter() - begin
+        return search.conclusion(timeout)
+    replay, agrees = _replay(source, network, params, found.inputs)
     if not agrees:
-        return Verification(Verdict.UNKNOWN, replay, seconds=seconds)
-    return Verification(Verdict.FALSIFIED, inputs=x, outputs=y, replay=replay, seconds=seconds)
+        return Verification(Verdict.UNKNOWN, replay)
+    search.keep(found.number, found.outcome)
+    y = tuple(evaluate(network, params, found.inputs))
+    return Verification(Verdict.FALSIFIED, inputs=found.inputs, outputs=y, replay=replay)
 
 
 def _check_fit(network: Network, prop: Property) -> None:
@@ -133,48 +162,54 @@ class _Search:
     """Which of the problems of a property are decided, and how the others ended."""
 
     def __init__(
-        self, network: Network, params: Params, prop: Property, deadline: float, memory_gib: float, seed: int
+        self, network: Network, params: Params, prop: Property, memory_gib: float, seed: int, kept: Evidence | None
     ) -> None:
         self._network, self._params, self._prop = network, params, prop
-        self._deadline, self._memory_gib = deadline, memory_gib
+        self._memory_gib, self._kept = memory_gib, kept
         self._generator = derived_generator(torch.device("cpu"), seed, "verify")
         self._open = list(range(len(prop.problems)))
         self._reason = ""
 
-    def run(self) -> Counterexample | None:
-        """A counterexample with its outputs, exact; None if there is none among what was found in time.
+    def run(self) -> _Counterexample | None:
+        """A counterexample, exact; None if there is none among what was found in time.
 
         Cheap verifiers see all problems before branch and bound sees the first, which gives each an equal share of the
         time, and what is left of it to those that needed more.
         """
-        cheap = Cascade((AttackVerifier(Pgd(restarts=2, steps=20, loss="margin")), OneShot(CrownIbp(), "crown_ibp")))
+        one_shot = OneShot(CrownIbp(), "crown_ibp", evidence=self._kept is not None)
+        cheap = Cascade((AttackVerifier(Pgd(restarts=2, steps=20, loss="margin")), one_shot))
         for part in self._batches():
-            if self._left() <= 0:
+            if time_is_up():
                 return None
             if found := self._decide(cheap, part):
                 return found
         share = 0.0
-        while self._open and self._left() > 1.5 * share * len(self._open):
-            share = self._left() / len(self._open)
+        bab = Bab(edges=FEW_INPUTS, memory_gib=self._memory_gib, evidence=self._kept is not None)
+        while self._open and seconds_left() > 1.5 * share * len(self._open):
+            share = seconds_left() / len(self._open)
             for part in self._batches():
-                if (left := self._left()) <= 0:
+                if time_is_up():
                     return None
-                verifier = Bab(timeout=min(share, left / len(part)), edges=FEW_INPUTS, memory_gib=self._memory_gib)
+                verifier = replace(bab, timeout=min(share, seconds_left() / len(part)))
                 if found := self._decide(verifier, part):
                     return found
         return None
 
-    def conclusion(self, timeout: float) -> tuple[Verdict, str, bool]:
-        """The verdict without a counterexample, the reason, and whether it is the time."""
+    def conclusion(self, timeout: float) -> Verification:
+        """The verdict without a counterexample."""
         if not self._open:
-            return Verdict.VERIFIED, "", False
-        late = self._left() <= 0.05 * timeout
-        reason = "timeout" if late or not self._reason else self._reason
+            return Verification(Verdict.VERIFIED)
+        late = seconds_left() <= 0.05 * timeout
+        reason = TIMEOUT if late or not self._reason else self._reason
         count = len(self._prop.problems)
-        return Verdict.UNKNOWN, reason + f"; {len(self._open)} of {count} boxes are open" * (count > 1), late
+        reason += f"; {len(self._open)} of {count} boxes are open" * (count > 1)
+        return Verification(Verdict.UNKNOWN, reason, timed_out=late)
 
-    def _left(self) -> float:
-        return self._deadline - time.perf_counter()
+    def keep(self, number: int, outcome: Outcome) -> None:
+        """Write the certificate of a problem, if there is evidence to keep."""
+        if self._kept is not None:
+            boxes, specs = _stacked([self._prop.problems[number]], self._network)
+            self._kept.keep(number, Decided(self._network, self._params, boxes, specs), outcome)
 
     def _batches(self) -> Iterator[list[int]]:
         """Open problems whose specs have the same clauses, some at a time."""
@@ -183,22 +218,27 @@ class _Search:
             members = list(group)
             yield from (members[start : start + _TOGETHER] for start in range(0, len(members), _TOGETHER))
 
-    def _decide(self, verifier: Cascade | Bab, part: Sequence[int]) -> Counterexample | None:
+    def _decide(self, verifier: Cascade | Bab, part: Sequence[int]) -> _Counterexample | None:
         problems = [self._prop.problems[i] for i in part]
         boxes, specs = _stacked(problems, self._network)
         outcomes = verifier.verify(self._network, self._params, boxes, specs, generator=self._generator)
         for i, problem, outcome in zip(part, problems, outcomes, strict=True):
             if outcome.verdict is Verdict.VERIFIED:
                 self._open.remove(i)
+                self.keep(i, outcome)
             elif outcome.verdict is Verdict.FALSIFIED:
                 x = _exact(problem, outcome)
                 if problem.box.contains(x) and self._is_unsafe(problem, x):
-                    return x, tuple(evaluate(self._network, self._params, x))
+                    point = torch.tensor([float(value) for value in x], dtype=torch.float64)
+                    return _Counterexample(
+                        i, x, replace(outcome, counterexample=point.reshape(self._network.input_shape))
+                    )
                 self._reason = "the worst inputs are counterexamples up to rounding only"
             else:
                 self._reason = outcome.reason
         return None
 
+    @unlimited()
     def _is_unsafe(self, problem: Problem, x: Sequence[Fraction]) -> bool:
         """Whether the output at an exact input is unsafe in real arithmetic, rounding errors bounded."""
         point = _shaped(outward_box(x, x), self._network)
@@ -250,7 +290,7 @@ def _replay(
         return f"a counterexample was found, but {error}", False
     ours = np.array(evaluate(network, params, rounded.tolist()))
     off = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else math.inf
-    if off <= _AGREEMENT * max(1.0, float(np.abs(ours).max())):
+    if close(ours, theirs):
         return f"onnxruntime agrees to {off:.1e}", True
     return f"a counterexample was found, but onnxruntime computes other outputs there (by up to {off:.1e})", False
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Shape
+from tightrope.core.deadline import check_time
 from tightrope.core.frame import Pair
 from tightrope.core.network import INPUT, Network
 from tightrope.core.op import Op
@@ -54,6 +55,7 @@ class Converter:
         values: dict[str, Operand | None] = {"": None, **self._graph.tensors}
         values[self._graph.input] = Value(INPUT, self._graph.input_shape)
         for node in self._graph.nodes:
+            check_time()
             found = self._apply(node, [values[name] for name in node.inputs])
             values.update(zip(node.outputs, found, strict=False))
         output = values.get(self._graph.output)

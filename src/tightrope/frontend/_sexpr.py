@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tightrope.core.deadline import check_time
 from tightrope.errors import InputError
 
 Form = str | list["Form"]
@@ -12,6 +13,7 @@ Form = str | list["Form"]
 LONGEST_FORM = 4_000_000
 LONGEST_TOKEN = 200
 DEEPEST = 100
+_LOOK = 1024  # words from look to look at the clock
 _TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
 
 
@@ -34,6 +36,8 @@ def forms(text: str) -> Iterator[tuple[int, Form]]:
         if not stack:  # a form begins
             line, seen, count = line + text.count("\n", seen, match.start()), match.start(), 0
         count += 1
+        if count % _LOOK == 1:
+            check_time()
         _check(token, len(stack), count, line)
         if token == "(":
             stack.append([])

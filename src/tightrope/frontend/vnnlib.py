@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from tightrope.core.box import Box, round_up
+from tightrope.core.deadline import check_time
 from tightrope.core.spec import Spec
 from tightrope.errors import CorruptDataError, InputError
 from tightrope.frontend._formula import Bound, Cases, Comparison, HalfSpace, Names, cases_of, conjunction
@@ -228,6 +229,7 @@ def _problems(common: Sequence[Comparison], cases: Cases, inputs: int) -> Iterat
     groups: dict[tuple[Bound, ...], list[tuple[HalfSpace, ...]]] = {}
     always = tuple(c for c in common if isinstance(c, HalfSpace))
     for case in cases:
+        check_time()
         halves = (*always, *(c for c in case if isinstance(c, HalfSpace)))
         if not _exclude_each_other(halves):
             groups.setdefault(tuple(c for c in case if isinstance(c, Bound)), []).append(halves)
@@ -246,6 +248,7 @@ def _problems(common: Sequence[Comparison], cases: Cases, inputs: int) -> Iterat
 
 def _box(bounds: Iterable[Bound], inputs: int) -> InputBox | None:
     """The tightest bounds of every input; None if some exclude each other."""
+    check_time()
     ends: dict[bool, dict[int, Bound]] = {False: {}, True: {}}
     for bound in bounds:
         side = ends[bound.upper]

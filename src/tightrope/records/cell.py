@@ -16,7 +16,8 @@ class CellRecord(BaseModel):
 
     Attributes:
         start: where its weights came from: ``scratch``, or ``warm`` from the IBP network of the same seed.
-        relaxation: of the training loss, its slope rule included in the name.
+        relaxation: of the training loss, its slope rule included in the name; empty where the variant says it.
+        variant: value of the suite's own axis, such as a training method; empty without one.
         trial: number of the setting that was tried for tuning; None for a final cell.
         overrides: what the cell changes in the suite's settings, the tuned values included.
         split, images: what was certified.
@@ -24,6 +25,9 @@ class CellRecord(BaseModel):
             unknown are only those whose time was up.
         evaluations: losses of a mini-batch evaluated in training, each differentiated if ``differentiated``.
         train_seconds, certify_seconds: what it took.
+        dataset, network, epochs, train_images, processor, threads: what was trained, how long, on what.
+        departures: settings that are not those of the literature's recipe for the variant.
+        note: of the suite on the variant.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +39,7 @@ class CellRecord(BaseModel):
     relaxation: str
     seed: int
     trial: int | None = None
+    variant: str = ""
     overrides: tuple[str, ...]
     split: str
     images: int
@@ -49,11 +54,19 @@ class CellRecord(BaseModel):
     differentiated: bool
     train_seconds: float
     certify_seconds: float
+    dataset: str = ""
+    network: str = ""
+    epochs: int = 0
+    train_images: int = 0
+    processor: str = ""
+    threads: int = 0
+    departures: tuple[str, ...] = ()
+    note: str = ""
 
     @property
-    def condition(self) -> tuple[str, str, str]:
-        """What it shares with the cells of other seeds."""
-        return self.start, self.smoother, self.relaxation
+    def condition(self) -> tuple[str, ...]:
+        """What it shares with the cells of other seeds: start, smoother, relaxation, and the variant if any."""
+        return (self.start, self.smoother, self.relaxation, *((self.variant,) if self.variant else ()))
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as pack_arrays
@@ -151,6 +151,22 @@ class Origin:
     index: int | None
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which of the problems of a property a certificate is about: all of them verified, or one falsified, decide it.
+
+    Attributes:
+        number: of the problem, from 0.
+        count: of problems.
+        name, sha256: of the property's file, if it came from one.
+    """
+
+    number: int
+    count: int
+    name: str | None
+    sha256: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """A verdict on one box, and what it rests on.
@@ -166,6 +182,7 @@ class Certificate:
         offset: (rows,).
         clause: of each row.
         origin: what box and property were made from, if an image.
+        part: of a property of several problems.
         leaves: of a verified box.
         counterexample: (*input shape).
         model: the network itself, in files that can stand alone.
@@ -180,6 +197,7 @@ class Certificate:
     offset: Array
     clause: tuple[int, ...]
     origin: Origin | None = None
+    part: Part | None = None
     leaves: Leaves | None = None
     counterexample: Array | None = None
     model: Model | None = None
@@ -218,23 +236,30 @@ _MORE_ARRAYS = ("boxes", "ends", "end_slopes")
 _LEAF_ARRAYS = ("neurons", "clause", "weights", "slopes", "splits", "multipliers")
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Image(_Part):
+class _Image(_Section):
     eps: str
     data_range: tuple[str, str] | None
     label: int | None
     index: int | None
 
 
-class _Proof(_Part):
+class _Piece(_Section):
+    number: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=1)]
+    name: str | None
+    sha256: str | None
+
+
+class _Proof(_Section):
     relaxation: dict[str, Any]
     nodes: tuple[str, ...]
 
 
-class _Header(_Part):
+class _Header(_Section):
     format: Literal["tightrope-certificate"] = "tightrope-certificate"
     schema_version: Literal[1] = SCHEMA
     model_sha256: str
@@ -242,6 +267,7 @@ class _Header(_Part):
     method: str
     clause: tuple[int, ...]
     image: _Image | None
+    part: _Piece | None = None
     proof: _Proof | None
     graph: dict[str, Any] | None
 
@@ -258,6 +284,7 @@ class _Header(_Part):
             method=given.method,
             clause=given.clause,
             image=image,
+            part=None if given.part is None else _Piece(**asdict(given.part)),
             proof=proof,
             graph=None if given.model is None else dict(given.model.graph),
         )
@@ -281,6 +308,7 @@ def _certificate(header: _Header, arrays: Mapping[str, Array]) -> Certificate:
         offset=arrays["spec/offset"],
         clause=header.clause,
         origin=origin,
+        part=None if header.part is None else Part(**header.part.model_dump()),
         leaves=leaves,
         counterexample=arrays.get("counterexample"),
         model=None if header.graph is None else _model(header.graph, arrays),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,17 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The state to resume from."""
         return self.path / "checkpoint.safetensors"
+
+    def weights_after(self, epoch: int) -> Path:
+        """Weights that were kept on the way, after an epoch; 0 for the initial ones."""
+        return self.path / f"weights-{epoch}.safetensors"
+
+    @property
+    def trajectory(self) -> dict[int, Path]:
+        """All weights that were kept on the way, by epoch."""
+        found = (re.fullmatch(r"weights-(\d+)\.safetensors", entry.name) for entry in self.path.iterdir())
+        epochs = sorted(int(match[1]) for match in found if match)
+        return {epoch: self.weights_after(epoch) for epoch in epochs}
 
     def holds_only_a_beginning(self) -> bool:
         """Whether there is nothing in it but what a run writes before its record."""

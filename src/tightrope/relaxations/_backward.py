@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from tightrope.core.bounds import Bounds, Interval, Lines, Params, Shape
 from tightrope.core.box import Box
 from tightrope.core.coef import Coef, Dense, identity
+from tightrope.core.deadline import check_time
 from tightrope.core.frame import Pair
 from tightrope.core.lowering import can_recompute, chunk_entries, keeps
 from tightrope.core.network import INPUT, Network, Node
@@ -155,6 +156,7 @@ class Engine:
             here = waiting.pop(node.name, None) if node.name != self.network.entry else None
             if here is None:
                 continue
+            check_time()
             if rounding is not None:
                 bound = bound + here.spread(self._slack(node))
             if isinstance(node.op, AffineOp) and (self.lines or node.name in centres):  # among intervals joins are none

@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 from tightrope.records.cell import CellRecord
 from tightrope.records.intervals import paired
 
-Condition = tuple[str, str, str]
-"""Start, smoother, relaxation."""
+Condition = tuple[str, ...]
+"""Start, smoother, relaxation, and the variant if there is one."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Row:
     condition: Condition
     seeds: int
     natural: float
+    adversarial: float
     certified: float
     spread: float
     unknown: float
@@ -55,24 +56,26 @@ def rows(cells: Iterable[CellRecord]) -> list[Row]:
     return [_row(condition, group) for condition, group in _grouped(cells).items()]
 
 
-def comparisons(cells: Iterable[CellRecord]) -> list[Comparison]:
-    """The questions of the experiment: tight against loose, smoothed against plain, warm against its control, and each
-    smoothed DeepPoly against the best plain network."""
+def comparisons(cells: Iterable[CellRecord], baseline: str = "") -> list[Comparison]:
+    """The questions of the experiment: tight against loose, smoothed against plain, warm against its control, each
+    variant against the baseline, and each smoothed DeepPoly against the best plain network."""
     groups = _grouped(cells)
-    found = [_compare(question, one, other, groups) for question, one, other in _questions(groups)]
+    found = [_compare(question, one, other, groups) for question, one, other in _questions(groups, baseline)]
     return [each for each in found if each.seeds > 0]
 
 
-def _questions(groups: dict[Condition, list[CellRecord]]) -> Iterable[tuple[str, Condition, Condition]]:
-    for start, smoother, relaxation in groups:
-        here = (start, smoother, relaxation)
+def _questions(groups: dict[Condition, list[CellRecord]], baseline: str) -> Iterable[tuple[str, Condition, Condition]]:
+    for here in groups:
+        start, smoother, relaxation, *variant = here
         if relaxation != "ibp":
             control = "tight - loose" if start == "scratch" else "warm - control"
-            yield control, here, (start, smoother, "ibp")
+            yield control, here, (start, smoother, "ibp", *variant)
         if smoother != "none":
-            yield "smoothed - plain", here, (start, "none", relaxation)
+            yield "smoothed - plain", here, (start, "none", relaxation, *variant)
         if start != "scratch":
-            yield "warm - scratch", here, ("scratch", smoother, relaxation)
+            yield "warm - scratch", here, ("scratch", smoother, relaxation, *variant)
+        if variant and variant != [baseline]:
+            yield f"variant - {baseline}", here, (start, smoother, relaxation, baseline)
     plain = [row for row in (_row(*item) for item in groups.items()) if row.condition[1] == "none"]
     if plain:
         best = max(plain, key=lambda row: row.certified).condition
@@ -80,12 +83,18 @@ def _questions(groups: dict[Condition, list[CellRecord]]) -> Iterable[tuple[str,
         yield from (("smoothed DeepPoly - best plain", each, best) for each in smoothed)
 
 
-def _compare(question: str, one: Condition, other: Condition, groups: dict[Condition, list[CellRecord]]) -> Comparison:
-    first, second = ({cell.seed: cell.certified for cell in groups.get(each, [])} for each in (one, other))
+def difference(one: Iterable[CellRecord], other: Iterable[CellRecord]) -> tuple[int, float, float, float]:
+    """Seeds that both have, the mean difference of certified accuracy on them, and its paired 95 % interval; zeros
+    without a seed."""
+    first, second = ({cell.seed: cell.certified for cell in each} for each in (one, other))
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-    low, high = paired(differences) if differences else (0.0, 0.0)
-    mean = fmean(differences) if differences else 0.0
-    return Comparison(question, one, other, len(differences), mean, low, high)
+    if not differences:
+        return 0, 0.0, 0.0, 0.0
+    return len(differences), fmean(differences), *paired(differences)
+
+
+def _compare(question: str, one: Condition, other: Condition, groups: dict[Condition, list[CellRecord]]) -> Comparison:
+    return Comparison(question, one, other, *difference(groups.get(one, []), groups.get(other, [])))
 
 
 def _grouped(cells: Iterable[CellRecord]) -> dict[Condition, list[CellRecord]]:
@@ -101,6 +110,7 @@ def _row(condition: Condition, cells: Sequence[CellRecord]) -> Row:
         condition=condition,
         seeds=len(cells),
         natural=fmean(cell.natural for cell in cells),
+        adversarial=fmean(cell.adversarial for cell in cells),
         certified=fmean(certified),
         spread=stdev(certified) if len(cells) > 1 else 0.0,
         unknown=fmean(cell.unknown for cell in cells),

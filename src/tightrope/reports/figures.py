@@ -31,7 +31,7 @@ def accuracies(
         title: above both.
         path: the picture to write; the ending decides the format.
     """
-    figure = _figure(10, 4.2)
+    figure = new_figure(10, 4.2)
     figure.suptitle(title)
     bars, lines = figure.subplots(1, 2, width_ratios=(3, 2))
     _accuracy_bars(bars, summaries)
@@ -48,7 +48,7 @@ def radius_curve(found: RadiusSummary, title: str, path: Path) -> None:
         title: above it.
         path: the picture to write; the ending decides the format.
     """
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     radii = [float(Fraction(point.eps)) for point in found.curve]
     for colour, kind in zip(COLOURS[1:], ("adversarial", "certified"), strict=False):
@@ -67,7 +67,7 @@ def radius_curve(found: RadiusSummary, title: str, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
     figure: Figure = require("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
     require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)

@@ -7,9 +7,6 @@ same with and without them.
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,6 +16,7 @@ from tightrope.data._loader import Samples, subset
 from tightrope.records.run import Plan, Trial
 from tightrope.runtime.memory import peak_memory, return_freed_memory
 from tightrope.runtime.planner import forecast, powers_of_two
+from tightrope.runtime.timing import median_seconds
 from tightrope.schedules import Constant
 from tightrope.smoothers._population import Population, resized
 from tightrope.training.job import Job
@@ -26,7 +24,6 @@ from tightrope.training.loop import evaluate, train_step
 
 REPEATS = (3, 50)  # fewest and most timed steps of a trial
 PEAK_STEPS = 2  # since a step may leave gaps that the next one cannot use
-SAMPLE_SECONDS = 0.5
 NEVER_FITS = 2**62  # bytes
 
 
@@ -102,7 +99,7 @@ def measured(job: Job, batch: int, pairs: int, chunk: int) -> Trial:
             step()
 
     planned, peak = state.chunk, peak_memory(steps, device)
-    seconds = _median_seconds(step, device)
+    seconds = median_seconds(step, device, REPEATS)
     if state.chunk != planned:  # the steps themselves had to back off
         peak = NEVER_FITS
     return Trial(batch=batch, pairs=pairs, chunk=chunk, seconds=seconds, peak_memory=peak)
@@ -116,19 +113,11 @@ def _chunks(population: Population | None) -> tuple[int, ...]:
 
 def _seconds_per_image(job: Job, samples: Samples) -> float:
     """Of the validation."""
-    return _median_seconds(lambda: evaluate(job, job.params, samples, samples.size), _device(job)) / samples.size
 
+    def work() -> None:
+        evaluate(job, job.params, samples, samples.size)
 
-def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    durations: list[float] = []
-    fewest, most = REPEATS
-    while len(durations) < fewest or (len(durations) < most and sum(durations) < SAMPLE_SECONDS):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        durations.append(time.perf_counter() - start)
-    return statistics.median(durations)
+    return median_seconds(work, _device(job), REPEATS) / samples.size
 
 
 def _device(job: Job) -> torch.device:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tightrope.core.deadline import now, seconds_left
+from tightrope.errors import TimeUpError
 from tightrope.verifiers._subproblems import Items, Lagrangian, Subproblems, Variables
 
 _MEAN, _SQUARE = 0.9, 0.999  # decay of Adam's two averages
@@ -29,22 +31,22 @@ class Ascent(NamedTuple):
     decay: float = 0.97
 
 
-def optimised(items: Items, part: Subproblems, ascent: Ascent, stop: Callable[[], bool] = lambda: False) -> Subproblems:
+def optimised(items: Items, part: Subproblems, ascent: Ascent) -> Subproblems:
     """The subproblems with better variables and their bounds, those that are proved by what they have left as they are.
 
-    Good variables are found in float32, as any are sound; their bounds are computed in the dtype of the problem.
+    Good variables are found in float32, as any are sound; their bounds are computed in the dtype of the problem. When
+    the time is up they are what they were.
     """
-    if part.size == 0:
+    try:
+        part = _evaluated(items, part, part.variables) if part.size else part
+        todo = (~(part.lower > 0)).nonzero()[:, 0]
+        if ascent.steps == 0 or len(todo) == 0:
+            return part
+        left = part.rows(todo)
+        found = ascend(Lagrangian(items.single, left.single()), ascent).variables
+        left = _evaluated(items, left, _projected(Variables(*(value.to(left.slopes) for value in found))))
+    except TimeUpError:
         return part
-    part = _evaluated(items, part, part.variables)
-    if ascent.steps == 0 or stop():
-        return part
-    todo = (~(part.lower > 0)).nonzero()[:, 0]
-    if len(todo) == 0:
-        return part
-    left = part.rows(todo)
-    found = ascend(Lagrangian(items.single, left.single()), ascent, stop).variables
-    left = _evaluated(items, left, _projected(Variables(*(value.to(left.slopes) for value in found))))
     return _replaced(part, todo, left)
 
 
@@ -60,25 +62,27 @@ class _State(NamedTuple):
         return _State(*(Variables(*(value[index] for value in values)) for values in self))
 
 
-def ascend(bound: Lagrangian, ascent: Ascent, stop: Callable[[], bool] = lambda: False) -> Subproblems:
+def ascend(bound: Lagrangian, ascent: Ascent) -> Subproblems:
     """The subproblems with the best variables found and their bounds, which never get worse.
 
     Adam on all variables at once (the bounds of a batch do not share any), each projected on where it may be. NaN and
-    infinity improve nothing. It ends early when all bounds are positive or ``stop`` says so; those that are positive
-    are left out as soon as they are half of the batch.
+    infinity improve nothing. It ends early when all bounds are positive, or in time for what follows, which costs about
+    as much as two steps; bounds that are positive are left out as soon as they are half of the batch.
 
     Source: Xu et al. 2021 (alpha-CROWN, arXiv 2011.13824), section 3; Wang et al. 2021 (beta-CROWN, arXiv 2103.06624),
     section 3.3.
     """
     part, state = bound.part, _begin(bound.part, ascent)
     everything, index = part, torch.arange(part.size, device=part.item.device)
+    begin = now()
     for step in range(ascent.steps + 1):
         leaves = Variables(*(value.detach().requires_grad_() for value in state.now))
         with torch.enable_grad():
             lower = bound(leaves)
         part = _better(part, leaves, lower.detach())
         left = (~(part.lower > 0)).nonzero()[:, 0]
-        if step == ascent.steps or len(left) == 0 or stop():
+        a_step = (now() - begin) / (step + 1)
+        if step == ascent.steps or len(left) == 0 or seconds_left() < 2 * a_step:
             break
         grads = torch.autograd.grad(lower.sum(), leaves, allow_unused=True, materialize_grads=True)
         state = state._replace(now=_moved(leaves, grads, state, ascent.decay**step, step))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from tightrope.core.bounds import Interval
 from tightrope.core.box import Box
 from tightrope.core.network import Network
 from tightrope.core.spec import Spec
+from tightrope.errors import TimeUpError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._problem import Problem
@@ -41,14 +42,12 @@ class Ends(NamedTuple):
     slopes: dict[str, Tensor]
 
 
-def tightened(
-    items: Items, sample: Tensor, ascent: Ascent, stop: Callable[[], bool] = lambda: False
-) -> tuple[Interval, list[Ends]]:
+def tightened(items: Items, sample: Tensor, ascent: Ascent) -> tuple[Interval, list[Ends]]:
     """The neurons' bounds for samples, (n,), with optimised ends of unstable neurons, (n, neurons), and their proofs.
 
     An end of a neuron is the property ``side * z + end > 0`` of the network that ends there, so it is bounded as any
-    other: with slopes of its own. Layers follow in order, each on the tightened bounds of those before. Only vectors
-    are tightened: the windows of images are small, where that gains little and costs most.
+    other: with slopes of its own. Layers follow in order, each on the tightened bounds of those before, until the time
+    is up. Only vectors are tightened: the windows of images are small, where that gains little and costs most.
 
     Cost: ``ascent.steps`` back-substitutions of one row for each unstable end, and their gradients.
 
@@ -59,10 +58,12 @@ def tightened(
     found: list[Ends] = []
     for name in _nodes(problem.network):
         for rows in _unstable(pre[name], sum(end[0].numel() for end, _ in pre.values())):
-            if not stop():
-                ends = _optimised(problem, pre, name, rows, ascent, stop)
-                pre[name] = _with(pre[name], ends)
-                found.append(ends._replace(sample=sample[ends.sample]))
+            try:
+                ends = _optimised(problem, pre, name, rows, ascent)
+            except TimeUpError:
+                break
+            pre[name] = _with(pre[name], ends)
+            found.append(ends._replace(sample=sample[ends.sample]))
     lower, upper = ({name: interval[side] for name, interval in pre.items()} for side in (0, 1))
     return Interval(items.neurons.of(lower, len(sample)), items.neurons.of(upper, len(sample))), found
 
@@ -80,9 +81,7 @@ def _unstable(pre: Interval, neurons: int) -> Iterator[Tensor]:
     return (part for part in rows.split(max(1, _ENTRIES // (2 * neurons)), 1) if part.numel())
 
 
-def _optimised(
-    problem: Problem, pre: Mapping[str, Interval], name: str, rows: Tensor, ascent: Ascent, stop: Callable[[], bool]
-) -> Ends:
+def _optimised(problem: Problem, pre: Mapping[str, Interval], name: str, rows: Tensor, ascent: Ascent) -> Ends:
     """Both ends of entries of a node."""
     sample, entry = rows.repeat(1, 2)
     side = torch.ones_like(entry).index_fill(0, torch.arange(rows.shape[1], 2 * rows.shape[1]), -1)
@@ -92,7 +91,7 @@ def _optimised(
     box = Box(*(end[sample] for end in problem.box))
     given = {before: Interval(*(end[sample] for end in pre[before])) for before in network.pre_activations}
     clauses = Items(Problem(network, problem.params, box, spec), Deeppoly(), given)
-    part: Subproblems = optimised(clauses, clauses.roots(), ascent, stop)
+    part: Subproblems = optimised(clauses, clauses.roots(), ascent)
     return Ends(name, sample, entry, side, part.lower, clauses.neurons.on_nodes(part.slopes))
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tightrope.core.deadline import check_time, seconds_left
 from tightrope.core.extras import require
 from tightrope.verifiers._subproblems import Lagrangian, Subproblems
 
@@ -82,7 +83,10 @@ def _minimise(rows: _Forms, signs: _Forms, penalty: float) -> tuple[Array, Array
     cost = np.concatenate([np.zeros(inputs), [1.0, penalty]])
     if np.isfinite(matrix).all():
         linprog = require("scipy.optimize").linprog
-        result = linprog(cost, matrix, np.concatenate([-rows.offset, signs.offset]), bounds=bounds, method="highs")
+        limit = {"time_limit": seconds_left()}
+        ends = np.concatenate([-rows.offset, signs.offset])
+        result = linprog(cost, matrix, ends, bounds=bounds, method="highs", options=limit)
+        check_time()
         if result.status == 0:
             dual = np.maximum(-result.ineqlin.marginals, 0.0)
             return result.x[:inputs], dual[:count], dual[count:]

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.deadline import unlimited
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.spec import Spec, check_spec, worst_margin
-from tightrope.errors import InputError
+from tightrope.errors import InputError, TimeUpError
 from tightrope.relaxations.ibp import Ibp
 
 INF = float("inf")
 NEAR_TIE = "a margin as close to 0 as rounding errors"
+TIMEOUT = "timeout"
 
 
 class Problem(NamedTuple):
@@ -63,6 +65,7 @@ class Margin(NamedTuple):
     upper: float
 
 
+@unlimited()
 def margin_bounds(problem: Problem, x: Tensor) -> list[Margin]:
     """Bounds of the property's margin at one input a sample, in float64 whatever the dtype of the problem.
 
@@ -100,7 +103,8 @@ def undecided(name: str, reason: str, upper: float = INF) -> Outcome:
 def in_parts(name: str, size: int, decide: Callable[[Sequence[int]], list[Outcome]]) -> list[Outcome]:
     """Decide a batch; where that fails for numerical or memory reasons, its halves, down to single samples.
 
-    So a batch that is too large for the memory is still decided, and one bad sample costs only its own verdict.
+    So a batch that is too large for the memory is still decided, and one bad sample costs only its own verdict. What is
+    not decided when the time is up is unknown.
 
     Args:
         name: of the verifier.
@@ -123,6 +127,8 @@ def in_parts(name: str, size: int, decide: Callable[[Sequence[int]], list[Outcom
 def _attempt(name: str, index: range, decide: Callable[[Sequence[int]], list[Outcome]]) -> list[Outcome] | None:
     try:
         return decide(index)
+    except TimeUpError:
+        return [undecided(name, f"{name}: {TIMEOUT}")] * len(index)
     except NotImplementedError:  # an unsupported layer is no numerical trouble, though a RuntimeError
         raise
     except (RuntimeError, MemoryError, ArithmeticError, SystemError) as error:  # SystemError: torch.func out of memory

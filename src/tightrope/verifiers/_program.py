@@ -17,6 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from tightrope.core.bounds import Interval
+from tightrope.core.deadline import check_time
 from tightrope.core.network import INPUT
 from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.errors import UnsupportedLayerError
@@ -164,6 +165,7 @@ class Program:
         found: list[tuple[Tensor, ...]] = []
         used = self._inputs
         for node in network.nodes:
+            check_time()
             inputs = [forms[name] for name in node.inputs]
             if isinstance(node.op, AffineOp):
                 linear = node.op.linear(params, *(form.linear for form in inputs))

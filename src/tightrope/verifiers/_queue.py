@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tightrope.core.deadline import now, time_is_up, time_limit
 from tightrope.core.outcome import Outcome, Verdict
-from tightrope.verifiers._problem import INF
+from tightrope.verifiers._problem import INF, TIMEOUT
 from tightrope.verifiers._subproblems import Subproblems, joined
 
 
@@ -88,7 +88,7 @@ class Progress:
         lower = min(self.lower, self.upper)
         if self.counterexample is not None:
             return Outcome(Verdict.FALSIFIED, lower, self.upper, name, self.counterexample)
-        if self.reason:
+        if self.reason or lower == INF:
             return Outcome(Verdict.UNKNOWN, min(lower, 0.0), self.upper, name, reason=f"{name}: {self.reason}")
         return Outcome(Verdict.VERIFIED, lower, self.upper, name)
 
@@ -112,6 +112,11 @@ class Queue:
         self.batch_size = batch_size
         self._timeout, self._memory, self._added, self._bytes = timeout, memory, 0, 0
 
+    @property
+    def timeout(self) -> str:
+        """Why a sample is given up whose time is up."""
+        return f"{TIMEOUT} of {self._timeout:g} s"
+
     def add(self, sample: Tensor, part: Subproblems) -> None:
         """Subproblems of samples, (batch,): those with a positive bound are proved, the others are open."""
         left = (~(part.lower > 0)).nonzero()[:, 0]
@@ -129,14 +134,14 @@ class Queue:
                 self.samples[i].add(entries)
 
     def take(self) -> Subproblems | None:
-        """The next batch; None when nothing is open. Samples whose time is up are given up.
+        """The next batch; None when nothing is open. Samples whose time is up are given up, all when that of all is.
 
         When the memory is used up the subproblems that are closest to a proof come first: what that leaves open grows
         with the depth of the search only.
         """
         for progress in self.samples:
-            if progress.open and progress.seconds >= self._timeout:
-                progress.settle_all(f"timeout of {self._timeout:g} s")
+            if progress.open and (progress.seconds >= self._timeout or time_is_up()):
+                progress.settle_all(self.timeout)
         waiting = [progress for progress in self.samples if progress.open]
         if not waiting:
             return None
@@ -146,20 +151,20 @@ class Queue:
         return _gathered([entry for progress in turn for entry in progress.take(share, easiest=full)])
 
     @contextmanager
-    def charged(self, sample: Tensor) -> Iterator[Callable[[], bool]]:
+    def charged(self, sample: Tensor) -> Iterator[None]:
         """The time spent inside is shared among samples, (n,), each as often as it is named.
 
-        Yields:
-            Whether the time of one of them is up.
+        It is up when that of one of them is.
         """
-        begin = time.perf_counter()
+        begin = now()
         shares = (torch.bincount(sample, minlength=len(self.samples)) / max(1, len(sample))).tolist()
         charged = [(progress, share) for progress, share in zip(self.samples, shares, strict=True) if share > 0]
         left = min(((self._timeout - progress.seconds) / share for progress, share in charged), default=0.0)
         try:
-            yield lambda: time.perf_counter() - begin >= left
+            with time_limit(left):
+                yield
         finally:
-            spent = time.perf_counter() - begin
+            spent = now() - begin
             for progress, share in charged:
                 progress.seconds += spent * share
 

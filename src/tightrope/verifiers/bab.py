@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from torch import Tensor
 from tightrope.attacks.pgd import Pgd
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.deadline import time_limit
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome
 from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Attack, Relaxation
 from tightrope.core.spec import Spec
-from tightrope.errors import InputError
+from tightrope.errors import InputError, TimeUpError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._evidence import Ledger, with_evidence
@@ -58,7 +59,7 @@ class Bab:
         branching: where to cut.
         edges: networks with at most so many inputs are cut through their boxes instead, without gradient steps.
         timeout: seconds of a sample. Samples share the time of a batch by their subproblems, so that n of them may take
-            n times as long. Checked after every gradient step.
+            n times as long.
         batch_size: subproblems bounded together, 8 times as many where boxes are cut; halved where they do not fit the
             memory.
         memory_gib: for open subproblems. When it is used up, those closest to a proof come first, which needs no more.
@@ -121,10 +122,10 @@ class Bab:
         batch_size = self.batch_size * (_BOXES if cuts_edges else 1)
         queue = Queue(problem.size, self.timeout, batch_size, int(self.memory_gib * 2**30))
         network, params, box, spec = problem
-        with queue.charged(torch.arange(problem.size)) as stop:
-            search = _Search(problem, queue, self)
+        search = _Search(problem, queue, self)
+        with queue.charged(torch.arange(problem.size)):
             search.judge(self.attack.perturb(network, params, box, spec, noise), range(problem.size))
-            search.begin(stop)
+            search.begin()
         while (part := queue.take()) is not None:
             search.advance(part)
         outcomes = [progress.outcome(self.name) for progress in queue.samples]
@@ -136,10 +137,17 @@ class _Search:
 
     def __init__(self, problem: Problem, queue: Queue, options: Bab) -> None:
         self._problem, self._queue, self._options = problem, queue, options
-        self._items = Items(problem, options.relaxation)
-        self.ledger = Ledger(self._items, options.relaxation)
         self._rounds = 0  # of tried inputs
         self._cuts_edges = math.prod(problem.network.input_shape) <= options.edges
+
+    @cached_property
+    def _items(self) -> Items:
+        return Items(self._problem, self._options.relaxation)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The evidence, if asked for."""
+        return Ledger(self._items, self._options.relaxation)
 
     def judge(self, x: Tensor, sample: Sequence[int]) -> list[float]:
         """The margins at inputs, each projected on the box of its sample."""
@@ -150,31 +158,36 @@ class _Search:
             self._queue.samples[i].saw(margin, point)
         return margins
 
-    def begin(self, stop: Callable[[], bool]) -> None:
+    def begin(self) -> None:
         """Open every clause of every sample that is not decided yet, with its optimised bound."""
-        items, samples, roots = self._items, self._queue.samples, self._items.roots()
+        samples = self._queue.samples
+        try:
+            items, roots = self._items, self._items.roots()
+        except TimeUpError:
+            for progress in samples:
+                progress.settle(-INF, self._queue.timeout)
+            return
         for progress, margin in zip(samples, items.margins.amin(1).tolist(), strict=True):
             if not math.isfinite(margin):
                 progress.settle(-INF, f"{'NaN' if math.isnan(margin) else 'infinite'} bound")
         unknown = _of_items(items, [not progress.reason for progress in samples])
         todo = unknown & _of_items(items, [p.counterexample is None for p in samples]) & ~(roots.lower > 0)
         self._add(roots.rows(unknown & ~todo))
-        part = self._tightened(optimised(items, roots.rows(todo), Ascent(self._options.root_steps), stop), stop)
-        self._bound(part, self._options.root_steps, stop)
+        part = self._tightened(optimised(items, roots.rows(todo), Ascent(self._options.root_steps)))
+        try:
+            self._bound(part, self._options.root_steps)
+        except TimeUpError:
+            self._add(part)
 
-    def _tightened(self, part: Subproblems, stop: Callable[[], bool]) -> Subproblems:
+    def _tightened(self, part: Subproblems) -> Subproblems:
         """Whole clauses that are not proved yet, with optimised bounds of their neurons, in a part of the time."""
-
-        def enough() -> bool:
-            return stop() or time.perf_counter() >= end
-
         left = ~(part.lower > 0)
         if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
             return part
         sample = self._items.sample[part.item]
         which, row = sample[left].unique(return_inverse=True)
-        end = time.perf_counter() + _SHARE * self._options.timeout * len(which)
-        (lower, upper), found = tightened(self._items, which, Ascent(self._options.pre_steps), enough)
+        with time_limit(_SHARE * self._options.timeout * len(which)):
+            (lower, upper), found = tightened(self._items, which, Ascent(self._options.pre_steps))
         if self._options.evidence:
             for ends in found:
                 self.ledger.keep_ends(ends.node, ends.sample, ends.entry, ends.side, ends.slopes)
@@ -186,8 +199,10 @@ class _Search:
         """Decide the subproblems, or put what they are cut into in their place."""
         sample = self._items.sample[part.item]
         try:
-            with self._queue.charged(sample) as stop:
-                self._cut(part, stop)
+            with self._queue.charged(sample):
+                self._cut(part)
+        except TimeUpError:
+            self._queue.add(sample, part)
         except NotImplementedError:  # an unsupported layer is no numerical trouble, though a RuntimeError
             raise
         except (RuntimeError, MemoryError, ArithmeticError) as error:
@@ -198,7 +213,7 @@ class _Search:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 self._queue.samples[int(sample)].settle(float(part.lower), reason)
 
-    def _cut(self, part: Subproblems, stop: Callable[[], bool]) -> None:
+    def _cut(self, part: Subproblems) -> None:
         neurons = self._items.neurons
         unstable = neurons.unstable(part.pre)
         leaf, at_neuron = ~unstable.any(1), (unstable & neurons.splittable).any(1) & (not self._cuts_edges)
@@ -208,13 +223,13 @@ class _Search:
             if bool(where.any())
         ]
         if children:
-            self._bound(joined(children), 0 if self._cuts_edges else self._options.steps, stop)
+            self._bound(joined(children), 0 if self._cuts_edges else self._options.steps)
         for row in leaf.nonzero()[:, 0]:
             self._solve(part.rows(row[None]))
 
-    def _bound(self, part: Subproblems, steps: int, stop: Callable[[], bool]) -> None:
+    def _bound(self, part: Subproblems, steps: int) -> None:
         """Optimise bounds, try the inputs where they are attained, and put what is left into the queue."""
-        part = optimised(self._items, part, Ascent(steps), stop)
+        part = optimised(self._items, part, Ascent(steps))
         left = part.rows(~(part.lower > 0))
         if left.size:
             self._attack(left)
@@ -245,14 +260,18 @@ class _Search:
     def _solve(self, leaf: Subproblems) -> None:
         sample = int(self._items.sample[leaf.item])
         progress, lower = self._queue.samples[sample], float(leaf.lower)
-        for found, x in solutions(Lagrangian(self._items, leaf)):
-            self.judge(x, [sample])
-            lower = max(lower, float(found.lower.nan_to_num(-INF)))
-            if self._options.evidence:
-                self.ledger.keep(found)
-            if lower > 0 or progress.counterexample is not None:
-                progress.settle(lower)
-                return
+        try:
+            for found, x in solutions(Lagrangian(self._items, leaf)):
+                self.judge(x, [sample])
+                lower = max(lower, float(found.lower.nan_to_num(-INF)))
+                if self._options.evidence:
+                    self.ledger.keep(found)
+                if lower > 0 or progress.counterexample is not None:
+                    progress.settle(lower)
+                    return
+        except TimeUpError:
+            self._queue.add(self._items.sample[leaf.item], leaf)
+            return
         progress.settle(lower, "a linear piece of the network comes as close to 0 as rounding errors")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,13 +10,14 @@ import torch
 
 from tightrope.core.bounds import Params
 from tightrope.core.box import Box
+from tightrope.core.deadline import seconds_left, time_is_up, time_limit
 from tightrope.core.network import Network
 from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.precision import full_precision
 from tightrope.core.spec import Spec, clause_margins
-from tightrope.errors import InputError
+from tightrope.errors import InputError, TimeUpError
 from tightrope.verifiers._merge import merge
-from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts, undecided
+from tightrope.verifiers._problem import INF, TIMEOUT, Problem, checked, concrete_margins, in_parts, undecided
 from tightrope.verifiers._program import Program
 from tightrope.verifiers.bab import Bab
 
@@ -74,11 +74,20 @@ class Milp:
         """
         problem = checked(network, params, box, spec)
         return in_parts(
-            self.name, problem.size, lambda index: [self._decide(problem.rows([i]), generator) for i in index]
+            self.name, problem.size, lambda index: [self._in_time(problem.rows([i]), generator) for i in index]
         )
 
+    def _in_time(self, problem: Problem, generator: torch.Generator) -> Outcome:
+        try:
+            with time_limit(self.timeout):
+                return self._decide(problem, generator)
+        except TimeUpError:
+            return undecided(self.name, self._late())
+
+    def _late(self) -> str:
+        return f"{self.name}: {TIMEOUT} of {self.timeout:g} s"
+
     def _decide(self, problem: Problem, generator: torch.Generator) -> Outcome:
-        end = time.perf_counter() + self.timeout
         with torch.no_grad():
             bounds = self.proof.relaxation.bounds(*problem, rigorous=True)
             lowers: list[float] = clause_margins(bounds.margins, problem.spec.clause)[0].tolist()
@@ -89,19 +98,19 @@ class Milp:
         if program.size > self.neurons:
             reason = f"{self.name}: {program.size} unstable neurons, more than {self.neurons}"
             return Outcome(Verdict.UNKNOWN, min(*lowers, 0.0), INF, self.name, reason=reason)
-        claim = self._search(problem, program, [c for c, lower in enumerate(lowers) if not lower > 0], end)
+        claim = self._search(problem, program, [c for c, lower in enumerate(lowers) if not lower > 0])
         if claim.verdict is Verdict.FALSIFIED:
             return claim
-        if time.perf_counter() >= end and min(lowers) <= 0:
-            reason = f"{self.name}: timeout of {self.timeout:g} s; {claim.reason}"
+        if time_is_up() and min(lowers) <= 0:
+            reason = f"{self._late()}; {claim.reason}"
             return Outcome(Verdict.UNKNOWN, min(*lowers, claim.upper), claim.upper, self.name, reason=reason)
-        return self._prove(problem, claim, end, generator)
+        return self._prove(problem, claim, generator)
 
-    def _search(self, problem: Problem, program: Program, clauses: Sequence[int], end: float) -> Outcome:
+    def _search(self, problem: Problem, program: Program, clauses: Sequence[int]) -> Outcome:
         """Falsified, or unknown with what the program claims as the reason."""
         lowest, upper = INF, INF
         for clause in clauses:
-            answer = program.minimum(clause, _SHARE * (end - time.perf_counter()))
+            answer = program.minimum(clause, _SHARE * seconds_left())
             lowest = min(lowest, answer.lower if answer.complete else -INF)
             if answer.x is None:
                 continue
@@ -113,6 +122,6 @@ class Milp:
         claim = f"claims a margin of {lowest:g}, which is no proof" if math.isfinite(lowest) else "has no answer"
         return undecided(self.name, f"the program {claim}", upper)
 
-    def _prove(self, problem: Problem, claim: Outcome, end: float, generator: torch.Generator) -> Outcome:
-        bab = replace(self.proof, timeout=max(0.0, end - time.perf_counter()), name=self.name)
+    def _prove(self, problem: Problem, claim: Outcome, generator: torch.Generator) -> Outcome:
+        bab = replace(self.proof, timeout=seconds_left(), name=self.name)
         return merge(problem, [claim], bab.verify(*problem, generator=generator))[0]

@@ -1,0 +1,497 @@
+"""From what a user names to a loss surface in a folder: record, table and pictures."""
+
+from __future__ import annotations
+
+import math
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from tightrope._version import __version__
+from tightrope.core.bounds import Params
+from tightrope.core.box import linf_box, parse_eps
+from tightrope.core.digest import tensor_digest
+from tightrope.core.network import Network
+from tightrope.core.protocols import LossFn, Relaxation
+from tightrope.errors import ConfigError, InputError, MissingDataError, OutOfMemoryError
+from tightrope.evaluation._ledger import check_same
+from tightrope.evaluation.certify import eps_text
+from tightrope.evaluation.directions import (
+    Direction,
+    difference,
+    gradient_direction,
+    length,
+    principal_components,
+    random_direction,
+)
+from tightrope.evaluation.landscape import Scene, batch_loss, calibrated, complete, evaluations
+from tightrope.experiments.build import build_module, build_plugins
+from tightrope.experiments.certification import Dataset, Subject, find_subject
+from tightrope.experiments.config import RunConfig
+from tightrope.experiments.load import ConfigSource, load_config, presets
+from tightrope.experiments.plan import SAFE_SHARE
+from tightrope.experiments.plugins import build_plugin
+from tightrope.experiments.run import Run
+from tightrope.experiments.source import Source, find_source
+from tightrope.records.surface import Axis, Cost, Curve, Surface, read_surface, write_table
+from tightrope.reports.surfaces import draw
+from tightrope.runtime.memory import GIB, free_memory, keep_freed_memory
+from tightrope.smoothers._population import check_std
+from tightrope.training.noise_policy import NoisePolicy
+from tightrope.training.state import load_tensors
+
+Along = Literal["random", "gradient", "pca"]
+Range = tuple[float, float]
+
+RELAXATIONS = ("ibp", "deepz", "crown_ibp", "deeppoly")
+STD = (0.0, 0.01, 0.03)
+POINTS = {1: 51, 2: 21}  # by the number of axes
+RANGES: Mapping[str, Range] = {"random": (-0.25, 0.25), "gradient": (-0.2, 0.2), "towards": (-0.5, 1.5)}
+MARGIN = 0.2  # of a trajectory's extent, on either side of it
+SAVE_SECONDS = 2.0
+_FOUND_ANEW = {"tightrope", "curves", "costs", "pairs"}  # of a record: what may differ when it is continued
+
+
+def surface(
+    source: nn.Module | Source | ConfigSource,
+    *,
+    relaxations: Iterable[str] = RELAXATIONS,
+    std: Iterable[float] = STD,
+    direction: Along | None = None,
+    towards: Source | Path | str | None = None,
+    plane: bool = False,
+    points: int | None = None,
+    ranges: Sequence[Range] = (),
+    images: int = 16,
+    draws: int = 32,
+    eps: float | str | Fraction | None = None,
+    seed: int = 0,
+    dataset: Dataset | None = None,
+    split: str = "train",
+    overrides: Iterable[str] = (),
+    out: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    float32: bool = False,
+    device: str = "cpu",
+    memory_gib: float | None = None,
+    on_plan: Callable[[Surface, Path], None] | None = None,
+    on_row: Callable[[Surface, int], None] | None = None,
+) -> Surface:
+    """Certified losses along one or two directions in weight space, plain and smoothed; resumes where interrupted.
+
+    The smoothed loss is the mean over weight noise: ``E L(w + std z)``, z standard normal. It is estimated with the
+    same draws at every point, for every std and relaxation. On a line the jumps of the plain losses are found by
+    bisection.
+
+    Args:
+        source: a run or its folder, whose trained weights are the centre; a preset, TOML file or settings, whose
+            untrained network is; or a module.
+        relaxations: names; with options as ``"deeppoly:slope=zero"``.
+        std: of the weight noise, in units of the run's ``smoother.std_mode``, on the tensors that get noise in it; 0
+            for the loss itself.
+        direction: ``random``, filter-normalised; ``gradient`` of the first relaxation's loss; ``pca``, the principal
+            components of the trajectory (see ``train.keep_every``). By default random.
+        towards: another run of the same network, which is at 1 on the first axis.
+        plane: a second axis: the second principal component, or with ``towards`` the ``direction``, else random.
+        points: for each axis; by default 51 on a line, 21 in a plane.
+        ranges: of the coordinates, one for each axis or one for all; by default it depends on the direction.
+        images: the first so many of the split.
+        draws: losses behind each point of a smoothed curve, in antithetic pairs: even, at least 4.
+        eps: radius in input units; by default the run's test radius.
+        seed: of noise and random directions.
+        dataset: a name, or images in [0, 1] with labels; by default that of the run.
+        split: of a named dataset.
+        overrides: ``section.key=value`` each, of settings.
+        out: folder of the results; by default in the run's folder, or ``surfaces/NAME``. Needed for a module.
+        data_dir: where the dataset lies.
+        float32: about twice as fast; jumps below 1e-4 are then not told from rounding.
+        device: where to compute.
+        memory_gib: that one chunk of weight vectors may need; by default 80 % of what is free.
+        on_plan: called before the work with the surface as far as it is there, costs included, and its folder.
+        on_row: called with the surface and the evaluations just made, every second or so.
+
+    Returns:
+        The record. It is in ``out`` as ``surface.json``, with ``surface.csv``, ``.png`` and ``.svg``. What ``out``
+        holds already is kept: more relaxations, std or draws may be asked for later.
+
+    Raises:
+        InputError, ConfigError, MissingDataError: what cannot be drawn, before any work; results of other settings in
+            ``out``.
+        OutOfMemoryError: not even one weight vector fits.
+        KeyboardInterrupt: after Ctrl-C; what was computed is saved.
+
+    Example:
+        >>> found = tr.surface("runs/digits-mlp-ibp", relaxations=["ibp", "deeppoly"])  # doctest: +SKIP
+        >>> found.curve("deeppoly", 0.0).jumps  # doctest: +SKIP
+    """
+    chosen = {name: _relaxation(name) for name in relaxations}
+    levels = _checked(chosen, tuple(std), draws, points)
+    found, name, config = _subject(
+        source, overrides, dataset, eps, split=split, count=images, data_dir=data_dir, float32=float32, device=device
+    )
+    sight = _Sight(found, chosen)
+    axes = _axes(sight, direction, None if towards is None else find_source(towards), plane, seed)
+    grid = [_positions(end, points or POINTS[len(axes)]) for end in _ranges(axes, ranges)]
+    folder = _folder(found, name, axes, out)
+    policy = NoisePolicy() if config is None else _policy(config)
+    wanted = Surface(
+        tightrope=__version__,
+        name=name,
+        trained=found.source is not None,
+        weights_sha256=tensor_digest(found.params),
+        dataset=found.data,
+        split=split,
+        images=len(found.labels),
+        images_sha256=tensor_digest({"x": found.x, "labels": found.labels}),
+        eps=eps_text(found.eps),
+        dtype=str(sight.dtype).removeprefix("torch."),
+        seed=seed,
+        pairs=draws // 2,
+        std_unit=policy.unit,
+        axes=tuple(axis.record(positions) for axis, positions in zip(axes, grid, strict=True)),
+        curves=tuple(Curve(relaxation=each, std=level) for each in chosen for level in levels),
+        marks={name: (0.0,) * len(axes)} | {k: p[: len(axes)] for axis in axes for k, p in axis.marks.items()},
+        path=axes[0].path,
+    )
+    noise = check_std(policy.std(1.0, sight.network, sight.params), sight.network.trainable, needs_noise=False)
+    scene = Scene.of(sight.params, [axis.direction for axis in axes], wanted.points, noise, seed)
+    keep_freed_memory()
+    started = _continued(wanted, folder / "surface.json")
+    started = started.model_copy(update={"costs": _costs(started, sight, scene, _budget(memory_gib, scene))})
+    if on_plan is not None:
+        on_plan(started, folder)
+    finished = _compute(started, scene, sight.losses(), folder, on_row)
+    write_table(finished, folder / "surface.csv")
+    draw(finished, folder / "surface.png", folder / "surface.svg")
+    return finished
+
+
+# ---------------------------------------------------------------------------------------------- what is looked at
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """A batch of images, and the relaxations that bound it, in the type of the computation."""
+
+    subject: Subject
+    relaxations: Mapping[str, Relaxation]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.subject.x.dtype
+
+    @property
+    def network(self) -> Network:
+        return self.subject.network
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        return self.cast(self.subject.params)
+
+    def cast(self, params: Params) -> dict[str, Tensor]:
+        """Weights of the same network, where and as what is computed."""
+        x = self.subject.x
+        return {n: v.to(x.device, x.dtype if v.is_floating_point() else v.dtype) for n, v in params.items()}
+
+    def loss(self, name: str, count: int | None = None) -> LossFn:
+        """The loss of the first so many images."""
+        x, labels = self.subject.x[:count], self.subject.labels[:count]
+        box, spec = linf_box(x, self.subject.eps), self.subject.make_spec(labels)
+        return batch_loss(self.network, self.relaxations[name], x, box, spec)
+
+    def losses(self) -> dict[str, LossFn]:
+        return {name: self.loss(name) for name in self.relaxations}
+
+
+def _subject(
+    source: nn.Module | Source | ConfigSource,
+    overrides: Iterable[str],
+    dataset: Dataset | None,
+    eps: float | str | Fraction | None,
+    *,
+    split: str,
+    count: int,
+    data_dir: Path | str | None,
+    float32: bool,
+    device: str,
+) -> tuple[Subject, str, RunConfig | None]:
+    """What is looked at, its name, and the settings that belong to it."""
+    if count < 1:
+        raise InputError(f"A loss needs at least 1 image, got {count}.")
+    if eps is not None:
+        parse_eps(eps)
+    find = partial(find_subject, split=split, count=count, data_dir=data_dir, float32=float32, device=device, spec=None)
+    if isinstance(source, nn.Module):
+        return find(source, dataset, eps), type(source).__name__, None
+    if known := _trained(source, list(overrides)):
+        return find(known, dataset, eps), known.name, known.config if isinstance(known, Run) else None
+    name, config = load_config(cast(ConfigSource, source), overrides)
+    module = build_module(config, build_plugins(config))
+    own_eps = config.eps.target if eps is None else eps
+    return find(module, config.data.name if dataset is None else dataset, own_eps), name, config
+
+
+def _trained(source: Source | ConfigSource, overrides: Sequence[str]) -> Source | None:
+    """The run or imported network that is meant, None for settings.
+
+    Raises:
+        InputError: overrides for a run.
+        MissingDataError: neither.
+    """
+    if isinstance(source, str | Path) and str(source).endswith(".toml"):
+        return None
+    if not isinstance(source, Source | str | Path):
+        return None
+    if not isinstance(source, Source) and not Path(source).exists():
+        if str(source) in presets():
+            return None
+        raise MissingDataError(
+            f"{source} is neither a run folder nor a preset. See tightrope list presets, or name a TOML file."
+        )
+    if overrides:
+        raise InputError("The settings of a run are what it was trained with: they cannot be overridden.")
+    return find_source(source)
+
+
+def _relaxation(text: str) -> Relaxation:
+    """A relaxation by ``name`` or ``name:option=value,option=value``."""
+    name, _, options = text.partition(":")
+    try:
+        values = [
+            (key.strip(), _value(value))
+            for key, _, value in (each.partition("=") for each in options.split(",") if each)
+        ]
+    except tomllib.TOMLDecodeError:
+        raise ConfigError([f"{text!r} is not of the form name:option=value"], "relaxation") from None
+    return cast(Relaxation, build_plugin("relaxations", name, dict(values)))
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return tomllib.loads(f'value = "{text.strip()}"')["value"]
+
+
+def _checked(chosen: Mapping[str, Relaxation], std: tuple[float, ...], draws: int, points: int | None) -> list[float]:
+    """The std, ascending.
+
+    Raises:
+        InputError: anything that cannot be drawn.
+    """
+    if not chosen:
+        raise InputError("Name at least one relaxation.")
+    if not std or any(not (math.isfinite(each) and each >= 0) for each in std):
+        raise InputError(
+            f"std = {', '.join(map(str, std)) or 'nothing'}: give finite numbers >= 0, 0 for the loss itself."
+        )
+    if draws < 4 or draws % 2:
+        raise InputError(f"draws = {draws}: they are antithetic pairs, and an interval needs two: give 4, 6, 8 ...")
+    if points is not None and points < 2:
+        raise InputError(f"points = {points}: a line needs at least 2.")
+    return sorted(set(std))
+
+
+def _policy(config: RunConfig) -> NoisePolicy:
+    return NoisePolicy(config.smoother.std_mode, config.smoother.biases, config.smoother.normalisation)
+
+
+# ------------------------------------------------------------------------------------------------------- axes
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A direction, and what is known of it.
+
+    Attributes:
+        kind: of the direction, for names of folders.
+        name: in words.
+        range: by default.
+        marks: networks on it.
+        path: of the trajectory, if the axes are its principal components.
+    """
+
+    kind: str
+    name: str
+    direction: Direction
+    range: Range
+    marks: Mapping[str, tuple[float, ...]]
+    share: float | None = None
+    path: tuple[tuple[float, ...], ...] = ()
+
+    def record(self, positions: tuple[float, ...]) -> Axis:
+        return Axis(
+            name=self.name,
+            positions=positions,
+            length=length(self.direction),
+            sha256=tensor_digest(self.direction),
+            share=self.share,
+        )
+
+
+def _axes(sight: _Sight, direction: Along | None, other: Source | None, plane: bool, seed: int) -> list[_Axis]:
+    if direction not in (None, "random", "gradient", "pca"):
+        raise InputError(f"direction = {direction!r}: choose random, gradient, pca, or another run (towards).")
+    if other is not None and direction is not None and not plane:
+        raise InputError("Two directions, towards a run and another, make a plane: ask for one (plane).")
+    if direction == "pca":
+        if other is not None:
+            raise InputError("The second axis of a plane towards a run is random or gradient, not pca.")
+        return _principal(sight, 2 if plane else 1)
+    first = _axis(sight, direction or "random", seed, 0) if other is None else _towards(sight, other)
+    if not plane:
+        return [first]
+    return [first, _axis(sight, "random" if other is None else direction or "random", seed, 1)]
+
+
+def _axis(sight: _Sight, kind: str, seed: int, index: int) -> _Axis:
+    params, trainable = sight.params, sight.network.trainable
+    if kind == "random":
+        return _Axis(kind, "random", random_direction(params, trainable, seed, index), RANGES[kind], {})
+    first = next(iter(sight.relaxations))
+    found = gradient_direction(sight.loss(first), params, trainable)
+    return _Axis(kind, f"gradient of {first}", found, RANGES[kind], {})
+
+
+def _towards(sight: _Sight, other: Source) -> _Axis:
+    sight.network.check_params(other.params, reference=sight.subject.params)
+    found = difference(sight.params, sight.cast(other.params), sight.network.trainable)
+    name = other.name
+    return _Axis("towards", f"towards {name}", found, RANGES["towards"], {f"{name} (other)": (1.0, 0.0)})
+
+
+def _principal(sight: _Sight, count: int) -> list[_Axis]:
+    source = sight.subject.source
+    files = {} if source is None else source.folder.trajectory
+    if len(files) <= count:
+        raise MissingDataError(
+            f"{count} principal components need the weights after {count + 1} epochs of a run, and "
+            f"{len(files) or 'none'} were kept: train with --set train.keep_every=1."
+        )
+    kept = [load_tensors(path)[0] for path in files.values()]
+    for each in kept:
+        sight.network.check_params(each, reference=sight.subject.params)
+    found = principal_components(sight.params, [sight.cast(each) for each in kept], sight.network.trainable, count)
+    path = tuple(tuple(row) for row in found.path.tolist())
+    parts = zip(found.directions, found.shares, zip(*path, strict=True), strict=True)
+    return [
+        _Axis("pca", f"principal component {index}", direction, _around(coordinates), {}, share, path)
+        for index, (direction, share, coordinates) in enumerate(parts, start=1)
+    ]
+
+
+def _around(coordinates: Sequence[float]) -> Range:
+    """All of them and the centre, and a bit more."""
+    low, high = min(0.0, *coordinates), max(0.0, *coordinates)
+    return low - MARGIN * (high - low), high + MARGIN * (high - low)
+
+
+def _ranges(axes: Sequence[_Axis], given: Sequence[Range]) -> list[Range]:
+    if given and len(given) not in (1, len(axes)):
+        raise InputError(f"{len(given)} ranges for {len(axes)} axes: give one for each, or one for all.")
+    found = list(given) * (len(axes) if len(given) == 1 else 1) or [axis.range for axis in axes]
+    for low, high in found:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise InputError(f"The range {low:g} .. {high:g} must go from a finite number to a larger one.")
+    return found
+
+
+def _positions(ends: Range, points: int) -> tuple[float, ...]:
+    low, high = ends
+    found = [low + (high - low) * index / (points - 1) for index in range(points)]
+    return tuple(0.0 if abs(each) < 1e-12 * (high - low) else each for each in found)
+
+
+# ------------------------------------------------------------------------------------------------ the work
+
+
+def _folder(subject: Subject, name: str, axes: Sequence[_Axis], out: Path | str | None) -> Path:
+    if out is not None:
+        return Path(out)
+    kinds = "-".join([axes[0].kind, *["plane"] * (len(axes) - 1)])
+    if subject.source is not None:
+        return subject.source.path / f"surface-{kinds}"
+    return Path("surfaces") / f"{name.replace('/', '-')}-{kinds}"
+
+
+def _continued(wanted: Surface, path: Path) -> Surface:
+    """What is wanted, with what there is of it.
+
+    Raises:
+        InputError: results of other settings, or of more than is wanted now.
+        CorruptDataError: a damaged file.
+    """
+    if not path.exists():
+        return wanted
+    old = read_surface(path)
+    settings = [each.model_dump(mode="json", exclude=_FOUND_ANEW) for each in (old, wanted)]
+    check_same(path, *settings)
+    known = {(curve.relaxation, curve.std): curve for curve in old.curves}
+    lost = known.keys() - {(curve.relaxation, curve.std) for curve in wanted.curves}
+    if lost or old.pairs > wanted.pairs:
+        raise InputError(
+            f"{path} holds more than was asked for now: {', '.join(old.relaxations)} at std "
+            f"{', '.join(map(str, old.stds))} with {2 * old.pairs} draws. Ask for all of that too, or choose another "
+            "folder (out); nothing was changed."
+        )
+    curves = tuple(known.get((curve.relaxation, curve.std), curve) for curve in wanted.curves)
+    return wanted.model_copy(update={"curves": curves, "costs": old.costs})
+
+
+def _costs(surface: Surface, sight: _Sight, scene: Scene, budget: float) -> tuple[Cost, ...]:
+    """Of all relaxations; what a file says of one is kept, so that it goes on in the same chunks."""
+    known = {cost.relaxation: cost for cost in surface.costs}
+    found = []
+    for name in surface.relaxations:
+        count = sum(evaluations(surface, curve) for curve in surface.curves if curve.relaxation == name)
+        if (old := known.get(name)) is not None:
+            found.append(
+                old.model_copy(update={"evaluations": count, "seconds": old.seconds / old.evaluations * count})
+            )
+            continue
+        cost = calibrated(name, partial(sight.loss, name), scene, surface.images, count, budget)
+        if cost.peak_memory > budget:
+            raise OutOfMemoryError(
+                f"One loss of {surface.images} images with {name} needs about {cost.peak_memory / GIB:.3g} GiB, and "
+                f"{budget / GIB:.3g} GiB may be used. Take fewer images, or a looser relaxation."
+            )
+        found.append(cost)
+    return tuple(found)
+
+
+def _budget(memory_gib: float | None, scene: Scene) -> float:
+    return SAFE_SHARE * free_memory(scene.points.device) if memory_gib is None else memory_gib * GIB
+
+
+def _compute(
+    surface: Surface,
+    scene: Scene,
+    losses: Mapping[str, LossFn],
+    folder: Path,
+    on_row: Callable[[Surface, int], None] | None,
+) -> Surface:
+    path, current, saved = folder / "surface.json", surface, -math.inf
+
+    def keep(grown: Surface, took: int) -> None:
+        nonlocal current, saved
+        current = grown
+        if time.monotonic() - saved > SAVE_SECONDS:
+            current.write(path)
+            saved = time.monotonic()
+        if on_row is not None:
+            on_row(current, took)
+
+    try:
+        return complete(surface, scene, losses, on_row=keep)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"What was computed is in {path}. The same command goes on.") from None
+    finally:
+        current.write(path)
