@@ -31,7 +31,7 @@ CLASS_COUNTS = ("images", "natural", "adversarial", "certified", "unknown")
 
 @guarded
 def certify(
-    source: Annotated[
+    network: Annotated[
         Path,
         typer.Argument(help="The folder of a finished run, or a network's file: .onnx, or a checkpoint of PyTorch."),
     ],
@@ -101,13 +101,13 @@ def certify(
 ) -> None:
     """Certify a run or another library's network on the test split. The same command continues what was interrupted."""
     theirs = Theirs(arch, normalize, prefix)
-    if source.is_file():
-        loaded: Source = imported(source, dataset, eps, theirs, published, out_)
+    if network.is_file():
+        loaded: Source = imported(network, dataset, eps, theirs, published, out_)
         out_ = None
     else:
         if theirs != Theirs():
             raise InputError("--arch, --normalize and --prefix are for the files of other libraries.")
-        loaded = find_source(source)
+        loaded = find_source(network)
     figures = read_published(published) or (loaded.record.published if isinstance(loaded, tr.Imported) else None)
     given: dict[str, Any] = {
         "count": count,
