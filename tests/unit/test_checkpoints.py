@@ -670,6 +670,12 @@ def test_what_is_wrong_with_a_command_is_said(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    result = tightrope("certify", tmp_path / "model.ckpt", "--arch", "cnn3", "--data", "digits", "--eps", "0.1")
+    assert result.exit_code == 2
+    assert "model.ckpt does not exist" in result.output
+
+
 def test_options_for_files_are_refused_for_folders(tmp_path: Path) -> None:
     found = imported(digits_network(tmp_path), "cnn3", "digits")
     result = tightrope("certify", found.path, "--arch", "cnn3")

@@ -101,7 +101,7 @@ def certify(
 ) -> None:
     """Certify a run or another library's network on the test split. The same command continues what was interrupted."""
     theirs = Theirs(arch, normalize, prefix)
-    if network.is_file():
+    if network.is_file() or (theirs != Theirs() and not network.is_dir()):
         loaded: Source = imported(network, dataset, eps, theirs, published, out_)
         out_ = None
     else:
