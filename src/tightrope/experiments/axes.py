@@ -33,7 +33,7 @@ from tightrope.training.state import load_tensors
 Along = Literal["random", "gradient", "pca"]
 Range = tuple[float, float]
 
-RANGES: Mapping[str, Range] = {"random": (-0.25, 0.25), "gradient": (-0.2, 0.2), "towards": (-0.5, 1.5)}
+RANGES: Mapping[str, Range] = {"random": (-0.25, 0.25), "gradient": (-0.05, 0.05), "towards": (-0.5, 1.5)}
 MARGIN = 0.2  # of a trajectory's extent, on either side of it
 
 

@@ -93,7 +93,8 @@ def surface(
         dataset: a name, or images in [0, 1] with labels; by default that of the run.
         split: of a named dataset.
         overrides: ``section.key=value`` each, of settings.
-        out: folder of the results; by default in the run's folder, or ``surfaces/NAME``. Needed for a module.
+        out: folder of the results; by default ``surface-DIRECTION`` in the run's folder, otherwise
+            ``surfaces/NAME-DIRECTION``.
         data_dir: where the dataset lies.
         float32: about twice as fast; jumps below 1e-4 are then not told from rounding.
         device: where to compute.

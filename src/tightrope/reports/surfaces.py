@@ -164,7 +164,7 @@ def _heat(axes: Axes, surface: Surface, curve: Curve, norm: Any) -> Any:
     axes.contour(first, second, by_row, levels=_levels(norm), colors="white", linewidths=0.5, alpha=0.7)
     if surface.path:
         outline = [require("matplotlib.patheffects").withStroke(linewidth=2.5, foreground=PLAIN)]
-        way = {"color": "white", "markersize": 4, "linewidth": 1.0, "path_effects": outline}
+        way: dict[str, Any] = {"color": "white", "markersize": 4, "linewidth": 1.0, "path_effects": outline}
         axes.plot(*zip(*surface.path, strict=True), ".-", label="training, epoch by epoch", **way)
     for marker, (name, point) in zip("*PXD", surface.marks.items(), strict=False):
         axes.plot(*point, marker, color=COLOURS[5], markeredgecolor="white", markersize=10, label=name, linestyle="")
