@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test smoke lint zoo benchmark clean
+.PHONY: demo test smoke lint docs notebooks zoo benchmark clean
 
 demo: .venv/installed
 	$(BIN)/tightrope demo
 
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: export OMP_NUM_THREADS ?= 1
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest -q --numprocesses 2
 
 lint: .venv/installed
@@ -17,6 +17,15 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation, as files in build/site that fetch nothing from anywhere. Every warning is an error.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Open build/site/index.html, or: $(BIN)/python -m http.server --directory build/site"
+
+# The outputs that the notebooks keep, made anew.
+notebooks: .venv/installed
+	$(BIN)/python -m docs.generate.notebooks
 
 # The experiment at reduced settings: does every kind of cell train, certify and compare? About a minute.
 smoke: .venv/installed

@@ -29,8 +29,10 @@ ATTACK = Pgd(restarts=1, steps=5, loss="margin")
 RELAXATIONS = ("ibp", "hbox", "deepz", "crown_ibp", "deeppoly")
 VERIFIERS: dict[str, Verifier] = {
     **{name: OneShot(tr.relaxation(name), name, evidence=True) for name in RELAXATIONS},
+    "deeppoly-sparse": OneShot(tr.relaxation("deeppoly", sparse=True), "deeppoly", evidence=True),
     "crown_ibp-zero": OneShot(tr.relaxation("crown_ibp", slope="zero"), "crown_ibp", evidence=True),
     "alpha_crown": AlphaCrown(steps=5, evidence=True),
+    "alpha_crown-dense": AlphaCrown(tr.relaxation("deeppoly"), steps=5, evidence=True),
     "alpha_crown-deepz": AlphaCrown(tr.relaxation("deepz"), steps=5, evidence=True),
     "neurons": Bab(ATTACK, edges=0, root_steps=3, steps=5, evidence=True),
     "neurons-ibp": Bab(ATTACK, tr.relaxation("ibp"), edges=0, root_steps=3, steps=5, evidence=True),

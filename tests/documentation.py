@@ -118,7 +118,8 @@ def parse(arguments: list[str]) -> None:
         assert command is not None, f"there is no command {name}"
     given = command.make_context(command.name, arguments).params
     if command.name in ("train", "plan") and given.get("source"):
-        load_config(given["source"], given["set_"] or [])
+        settings = [each for each in given["set_"] or [] if not each.startswith("device=")]  # which may be elsewhere
+        load_config(given["source"], settings)
 
 
 def check_other(words: list[str]) -> None:

@@ -375,6 +375,7 @@ def verifiers() -> dict[str, Verifier]:
         name: OneShot(tr.relaxation(name), name) for name in ("ibp", "hbox", "deepz", "crown_ibp", "deeppoly")
     }
     return found | {
+        "sparse": OneShot(tr.relaxation("deeppoly", sparse=True), "sparse"),
         "alpha_crown": AlphaCrown(steps=5),
         "pgd": AttackVerifier(Pgd(steps=10, restarts=2, loss="margin")),
         "bab": Bab(timeout=2.0),

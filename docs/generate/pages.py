@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docs.generate import api, commands, configuration, layers, plugins, presets, results
+from docs.generate import api, commands, configuration, layers, notebooks, plugins, presets, results, zoo
 
 
 def generated(root: Path) -> dict[str, str | bytes]:
@@ -20,7 +20,9 @@ def generated(root: Path) -> dict[str, str | bytes]:
         **commands.pages(),
         **configuration.pages(),
         **layers.pages(),
+        **notebooks.pages(),
         **plugins.pages(),
         **presets.pages(root),
         **results.pages(root),
+        **zoo.pages(),
     }

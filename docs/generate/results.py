@@ -14,8 +14,10 @@ from typing import Any
 from docs.generate import measurements
 from docs.generate.markdown import page, table
 
+from tightrope.experiments.table import tables_of
 from tightrope.records.image import Summary
 from tightrope.records.run import RunRecord
+from tightrope.reports.tables import markdown
 
 OVERVIEW = """\
 Every figure on these pages is read from a record in the repository's folder `results/` when the site is built."""
@@ -26,6 +28,7 @@ leave, so that the truth lies between the two. Intervals are 95 % (Wilson) over 
 other seeds. What is *unknown* is neither proved nor refuted: without complete verification because the bounds are
 loose, with it because the time was up."""
 
+CELL = "cell.json"
 PICTURES = (".png", ".svg")
 Pages = dict[str, str | bytes]
 
@@ -33,11 +36,14 @@ Pages = dict[str, str | bytes]
 def pages(root: Path) -> Pages:
     """``results/*``."""
     results = root / "results"
-    runs = sorted(path.parent for path in results.rglob("record.json"))
+    runs = sorted(path.parent for path in results.rglob("record.json") if not (path.parent / CELL).is_file())
     others = [folder for folder in sorted(results.iterdir()) if folder.is_dir() and not _is_under(folder, runs)]
     found: Pages = {"results/01-runs.md": page("Training runs", RUNS, *_runs(results, runs))}
     for folder in others:
-        found |= measurements.pages(root, folder) if folder.name == "benchmarks" else _folder(folder)
+        if folder.name == "benchmarks":
+            found |= measurements.pages(root, folder)
+        else:
+            found |= _experiment(folder) if next(folder.rglob(CELL), None) else _folder(folder)
     links = [f"- [{_title(text)}]({Path(name).name})" for name, text in found.items() if name.endswith(".md")]
     return {"results/index.md": page("Results", OVERVIEW, "\n".join(links)), **found}
 
@@ -85,6 +91,16 @@ def _certification(path: Path) -> list[str]:
     ]
     how = "complete verification" if "-complete" in path.name else "relaxations"
     return [how, f"{summary.count:,}", summary.eps, *shares, str(summary.unknown), f"{summary.seconds / 60:.1f}"]
+
+
+def _experiment(folder: Path) -> Pages:
+    """The named tables of the cells in a folder, and whatever text was written of cells of other suites."""
+    named = tables_of(folder)
+    others = [path for path in sorted(folder.glob("*.md")) if path.stem not in named]
+    texts = [_below_heading(path.read_text(encoding="utf-8")) for path in others]
+    shown = [markdown([each]) for each in named.values()]
+    records = f"{len(list(folder.rglob(CELL)))} records, `{CELL}` each, in `results/{folder.name}`."
+    return {f"results/02-{folder.name}.md": page(folder.name.replace("-", " ").capitalize(), *shown, *texts, records)}
 
 
 def _folder(folder: Path) -> Pages:

@@ -148,6 +148,40 @@ def test_nan_lines_do_not_vanish(form: str, field: str) -> None:
     assert total[0][side].isnan().all()
 
 
+@each_geometry
+@each_batch
+@pytest.mark.parametrize("positions", [None, 1])
+def test_chosen_rows(window: Window, batch: int, positions: int | None) -> None:
+    """Of every sample others, some twice: they are those rows, and stay so in every operation."""
+    coef, x = patches(window, batch, positions), normal(BATCH, *SHAPE, seed=1)
+    generator = torch.Generator().manual_seed(9)
+    index = torch.randint(coef.rows, (BATCH, 5), generator=generator)
+    full = naive(coef).expand(BATCH, -1, *SHAPE)
+    dense = full[torch.arange(BATCH)[:, None], index]
+    lines = Lines(*(normal(BATCH, *SHAPE, seed=s) for s in range(4)))
+    expected, constant = Dense(dense).through(lines)
+    for chosen in (coef.select(index), coef.dense().select(index)):
+        assert chosen.rows == 5
+        close(chosen, dense)
+        close(chosen.dot(x), (dense * x[:, None]).flatten(2).sum(-1))
+        close(chosen.dot_abs(x.abs()), (dense * x[:, None]).abs().flatten(2).sum(-1))
+        for factor in (2.0, normal(2, 1, 1), normal(*SHAPE)):
+            close(chosen.times(factor), dense * factor)
+        close(chosen.plus(chosen.times(0.5)), 1.5 * dense)
+        close(chosen.plus(coef.dense().select(index)), 2 * dense)
+        close(chosen.plus(coef.select(index)), 2 * dense)
+        pulled, bias = chosen.through(lines)
+        close(pulled, expected)
+        close(bias, constant)
+
+
+@pytest.mark.parametrize("pulled", [False, True])
+def test_chosen_rows_of_factors(pulled: bool) -> None:
+    coef, dense = factored(BATCH, pulled)
+    index = torch.tensor([[0, 5], [7, 3], [2, 2]])
+    close(coef.select(index), dense[torch.arange(BATCH)[:, None], index])
+
+
 @pytest.mark.parametrize("shape", [(6,), (3, 2, 4)], ids=str)
 @pytest.mark.parametrize(("first", "last"), [(0, 2), (1, 2)])
 def test_identity(shape: tuple[int, ...], first: int, last: int) -> None:
@@ -173,6 +207,11 @@ def test_pull_through_a_convolution(window: Window, batch: int, inner: Window, b
     pulled = coef.pull(inner, before, lambda x: F.conv_transpose2d(x, weight, None, inner.stride))
     close(pulled.dense().value.flatten(2), naive(coef).flatten(2) @ matrix.T)
     assert pulled.frame.kernel == inner.behind(coef.frame.kernel)
+    index = torch.tensor([[0, 1]]) % coef.rows
+    chosen = coef.select(index.expand(batch, -1)).pull(
+        inner, before, lambda x: F.conv_transpose2d(x, weight, None, inner.stride)
+    )
+    close(chosen.dense().value.flatten(2), (naive(coef).flatten(2) @ matrix.T)[:, index[0]])
 
 
 def factored(samples: int, pulled: bool) -> tuple[Factored, Tensor]:

@@ -437,6 +437,16 @@ def test_the_first_images_are_those_of_the_test_split(tmp_path: Path) -> None:
     assert [record.label for record in read(path)] == Digits().load(None, "test").labels[:20].tolist()
 
 
+def test_what_the_relaxations_leave_undecided_is_attacked_again(run: tr.Run, tmp_path: Path) -> None:
+    """By an attack that finds more than the first; it takes no proof away."""
+    weak = {"name": "pgd", "steps": 0, "restarts": 1, "loss": "margin"}
+    once = certify(run, blobs(seed=3), 0.1, tmp_path / "once.jsonl", attack=weak, last_attack=None)
+    twice = certify(run, blobs(seed=3), 0.1, tmp_path / "twice.jsonl", attack=weak)
+    assert "apgd" in {record.method for record in twice if record.verdict == "falsified"}
+    for before, after in zip(once, twice, strict=True):
+        assert before.verdict == after.verdict or (before.verdict, after.verdict) == ("unknown", "falsified")
+
+
 @pytest.mark.parametrize("eps", [0.05, "0.05", "1/20", Fraction(1, 20)])
 def test_radii_of_any_kind_mean_the_same(eps: Any, run: tr.Run, tmp_path: Path) -> None:
     found = certify(run, blobs(), eps, tmp_path / "a.jsonl")

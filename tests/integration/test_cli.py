@@ -30,7 +30,7 @@ from tightrope.records.radius import read_distribution
 from tightrope.records.run import Plan, RunRecord
 from tightrope.training import loop
 
-COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "lab", "list")
+COMMANDS = ("train", "plan", "certify", "audit", "verify", "export", "demo", "report", "compare", "lab", "list")
 TINY = ("data.train=200", "model.width=[6]", "train.epochs=2", "eps.train=0.02", "optimizer.lr=0.02")
 
 

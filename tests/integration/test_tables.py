@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+from docs.generate import results
 from typer.testing import CliRunner
 
 from tightrope.cli.main import app
 from tightrope.errors import ConfigError, UnknownNameError
-from tightrope.experiments.table import load_table, sizes, tables
+from tightrope.experiments.table import load_table, sizes, tables, tables_of
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.cells import Layout, Literature, cell_table, csv_text
 
@@ -47,6 +49,7 @@ def test_tables_of_one_suite_share_their_cells() -> None:
     assert not set(warm.cells) & set(matrix.cells)
     assert len(paradox.cells) == len(paradox.suite.relaxations) * 3
     assert {cell.smoother for cell in paradox.cells} == {"none"}
+    assert matrix.values["relaxation"][:5] == ["ibp", "hbox", "crown_ibp", "crown_ibp-zero", "deepz"], "loose to tight"
 
 
 def test_ablations_change_one_thing() -> None:
@@ -54,6 +57,15 @@ def test_ablations_change_one_thing() -> None:
         table = load_table(name, "minutes")
         assert {cell.smoother for cell in table.cells} == smoothers
         assert all(cell.variant == "base" or cell.variant.startswith("pairs=") for cell in table.cells)
+
+
+def test_the_suite_in_the_guide_is_one(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "how-to" / "reproduce-a-table.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    table = load_table("methods", suite=str(tmp_path / "mine.toml"))
+    assert [(cell.variant, cell.seed) for cell in table.cells[:3]] == [("ibp", 0), ("sabr", 0), ("ibp", 1)]
+    assert all(f"`{name}`" in guide.read_text() for name in tables() if not name.startswith("ablation"))
 
 
 def test_what_cannot_be_reproduced(tmp_path: Path) -> None:
@@ -79,19 +91,27 @@ def test_a_row_is_above_the_baseline_only_where_the_paired_interval_says_so() ->
     values = {"ibp": (0.50, 0.60, 0.70), "sabr": (0.52, 0.621, 0.72), "taps": (0.60, 0.55, 0.74)}
     cells = [record(seed, v, variant=name) for name, each in values.items() for seed, v in enumerate(each)]
     shown = texts(cell_table(cells, METHODS, {"variant": ["ibp", "sabr", "taps", "staps"]}))
-    assert shown["ibp"][-1] == ""
-    assert shown["sabr"][-1].endswith(", above")
-    assert shown["taps"][-1].startswith("+3.0 (")
-    assert "above" not in shown["taps"][-1]
-    assert shown["staps"][0] == "not run"
+    assert shown["IBP"][-1] == ""
+    assert shown["SABR"][2].endswith(" (+)")
+    assert shown["SABR"][-1].startswith("+2.0 ± 0.1")
+    assert shown["TAPS"][-1].startswith("+3.0 ± ")
+    assert "(" not in shown["TAPS"][2]
+    assert shown["STAPS"][0] == "not run"
 
 
 def test_with_one_seed_nothing_is_claimed() -> None:
     cells = [record(0, v, variant=name) for name, v in (("ibp", 0.2), ("sabr", 0.9))]
     table = cell_table(cells, METHODS, {"variant": ["ibp", "sabr"]})
-    assert texts(table)["sabr"][-1] == ""
-    assert texts(table)["sabr"][3] == "82.6 to 94.5"  # Wilson's interval of 90 images of 100
-    assert "single seed" in table.note
+    assert texts(table)["SABR"][-1] == ""
+    assert texts(table)["SABR"][2] == "90.0 ± 7.4"  # Wilson's interval of 90 images of 100: 82.6 to 94.5
+    assert "one seed shows no order" in table.note
+
+
+def test_rows_of_fewer_seeds_are_starred() -> None:
+    cells = [record(seed, 0.5, variant="ibp") for seed in range(3)] + [record(0, 0.5, variant="sabr")]
+    shown = texts(cell_table(cells, METHODS, {"variant": ["ibp", "sabr"]}))
+    assert "*" not in shown["IBP"][2]
+    assert shown["SABR"][2].endswith("*")
 
 
 def test_a_grid_marks_what_surely_differs_from_the_baseline_of_its_row_or_column() -> None:
@@ -102,9 +122,9 @@ def test_a_grid_marks_what_surely_differs_from_the_baseline_of_its_row_or_column
     order = {"relaxation": ["ibp", "deeppoly"], "smoother": ["none", "rgs"]}
     for values, sign in (((0.6, 0.7, 0.801), "+)"), ((0.4, 0.5, 0.601), "-)"), ((0.7, 0.5, 0.8), "")):
         shown = texts(cell_table(cells(values), GRID, order))
-        assert shown["ibp"][1].partition(" (")[2] == sign
-        assert "(" not in shown["ibp"][0]
-        assert shown["deeppoly"] == ["not run", "not run"]
+        assert shown["IBP"][1].partition(" (")[2] == sign
+        assert "(" not in shown["IBP"][0]
+        assert shown["DeepPoly"] == ["not run", "not run"]
     by_row = GRID.model_copy(update={"rows": "variant", "columns": "smoother", "baseline": "base"})
     pairs = {"base": (0.5, 0.6), "sigma=1": (0.7, 0.801)}
     found = [record(s, v, variant=name, smoother="rgs") for name, each in pairs.items() for s, v in enumerate(each)]
@@ -131,7 +151,7 @@ def test_departures_that_all_rows_share_are_said_once_and_others_at_their_row() 
         record(variant="deeppoly", note="not published"),
     ]
     table = cell_table(cells, METHODS, {"variant": ["ibp", "sabr", "taps", "deeppoly"]})
-    assert [row[0].text for row in table.rows] == ["ibp", "sabr [1]", "taps [1]", "deeppoly [2]"]
+    assert [row[0].text for row in table.rows] == ["IBP", "SABR [1]", "TAPS [1]", "DeepPoly [2]"]
     assert table.note.count(common) == table.note.count(own) == 1
     assert table.note.endswith(f"[1] {own}. [2] not published.")
 
@@ -178,14 +198,26 @@ def test_a_table_is_run_resumed_shown_and_written(tmp_path: Path) -> None:
     assert "2 networks, 1 of them done" in reproduce("paradox")
     assert {cell.condition for cell in read_cells(out)} == {("scratch", "none", name) for name in ("ibp", "deeppoly")}
     before = {path: path.read_bytes() for path in out.rglob("cell.json")}
-    assert "against ibp" in reproduce("paradox", "--show")
+    assert "against" in reproduce("paradox", "--show")
     assert {path: path.read_bytes() for path in out.rglob("cell.json")} == before
-    assert "deeppoly" in (out / "paradox.md").read_text()
+    assert "DeepPoly" in (out / "paradox.md").read_text()
     assert r"\begin{tabular}" in (out / "paradox.tex").read_text()
     assert len((out / "paradox.csv").read_text().splitlines()) == 3
     assert "4 networks" in reproduce("warm-start")  # from the plain cell of the other table
     assert {cell.start for cell in read_cells(out)} == {"scratch", "warm"}
     assert len((out / "paradox.csv").read_text().splitlines()) == 3
+
+
+def test_the_tables_of_a_folder_are_rendered_from_its_records_alone(tmp_path: Path) -> None:
+    for seed, name in enumerate(("ibp", "deeppoly")):
+        found = record(0, 0.1 * seed, suite="paradox/digits", smoother="none", relaxation=name)
+        found.write(tmp_path / name / "cell.json")
+    shown = tables_of(tmp_path)
+    assert list(shown) == ["matrix", "paradox"]
+    assert texts(shown["paradox"])["DeepPoly"][2] == "10.0 ± 7.4"
+    assert texts(shown["matrix"])["hBox"][0] == "not run"
+    page = results._experiment(tmp_path)
+    assert shown["paradox"].title in str(next(iter(page.values())))
 
 
 def test_bad_tables_on_the_command_line(tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_it_is_at_least_deeppoly(name: str, eps: float) -> None:
     assert all(low >= float(row) - 1e-9 for low, row in zip(found, before.amin(1), strict=True))
 
 
+def test_optimised_intermediate_bounds_lose_nothing_and_gain_something() -> None:
+    layers = [layer for inputs in (6, 12, 12) for layer in (nn.Linear(inputs, 12), nn.ReLU())]
+    module = randomise(nn.Sequential(*layers, nn.Linear(12, 3)), 0)
+    net, params = tr.from_module(module, (6,))
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0), dtype=F64)
+    spec = tr.margin_spec(net(params, x).argmax(1), 3, dtype=F64)
+    given = Problem(net, params, tr.linf_box(x, 0.3), spec)
+    plain, tight = ([o.lower for o in outcomes(given, AlphaCrown(pre_steps=steps))] for steps in (0, 10))
+    assert all(b >= a for a, b in zip(plain, tight, strict=True))
+    assert min(plain) < 0 < min(tight)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_behind_one_layer_it_attains_the_triangle_relaxation(seed: int) -> None:
     """The dual of that linear program is this maximum (Salman et al. 2019)."""
@@ -157,6 +169,6 @@ def test_no_bound_is_above_the_exact_minimum_of_random_networks() -> None:
 
 
 def test_refuses_options_that_make_no_sense() -> None:
-    for options in ({"steps": -1}, {"rate": 0.0}, {"rate": math.nan}):
+    for options in ({"steps": -1}, {"pre_steps": -1}, {"rate": 0.0}, {"rate": math.nan}):
         with pytest.raises(InputError):
             AlphaCrown(**options)

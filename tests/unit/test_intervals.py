@@ -1,4 +1,4 @@
-"""The Wilson interval: its defining equation, its ends, published values."""
+"""Intervals of shares: their defining equations, their ends, published values, how often they hold the truth."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from statistics import NormalDist
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest, multinomial
 
 from tightrope.errors import InputError
-from tightrope.records.intervals import wilson
+from tightrope.records.intervals import matched, mcnemar, wilson
 
 counts = st.integers(1, 20000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 
@@ -56,3 +57,52 @@ def test_more_images_make_it_narrower() -> None:
 def test_nonsense_is_refused(successes: int, count: int, confidence: float) -> None:
     with pytest.raises(InputError):
         wilson(successes, count, confidence)
+
+
+# ------------------------------------------------------------------------------------------------ matched shares
+
+tables = st.integers(1, 500).flatmap(
+    lambda count: st.integers(0, count).flatmap(
+        lambda first: st.tuples(st.just(first), st.integers(0, count - first), st.just(count))
+    )
+)
+
+
+@given(tables)
+def test_exchanging_the_two_changes_the_sign(table: tuple[int, int, int]) -> None:
+    first, second, count = table
+    low, high = matched(first, second, count)
+    assert matched(second, first, count) == pytest.approx((-high, -low), abs=1e-12)
+    assert -1.0 <= low < high <= 1.0
+    assert mcnemar(first, second) == mcnemar(second, first)
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.3, 0.1), (0.05, 0.0), (0.4, 0.4), (0.02, 0.1)])
+@pytest.mark.parametrize("count", [20, 60])
+def test_the_matched_interval_holds_the_truth_as_often_as_it_says(shares: tuple[float, float], count: int) -> None:
+    """The exact probability, summed over all tables: at least 95 % but for 2 points, the interval being approximate."""
+    law = multinomial(count, [*shares, 1 - sum(shares)])
+    covered = 0.0
+    for first in range(count + 1):
+        for second in range(count + 1 - first):
+            low, high = matched(first, second, count)
+            if low <= shares[0] - shares[1] <= high:
+                covered += float(law.pmf([first, second, count - first - second]))
+    assert covered >= 0.93
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_mcnemar_is_the_binomial_test(first: int, second: int) -> None:
+    expected = binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("table", [(-1, 0, 5), (3, 3, 5), (0, 0, 0)])
+def test_impossible_tables_are_refused(table: tuple[int, int, int]) -> None:
+    with pytest.raises(InputError):
+        matched(*table)
+
+
+def test_negative_counts_are_refused() -> None:
+    with pytest.raises(InputError):
+        mcnemar(-1, 2)

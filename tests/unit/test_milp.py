@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import Event
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tightrope.core.outcome import Outcome, Verdict
 from tightrope.core.spec import Spec, clause_margins, evaluate
 from tightrope.errors import InputError, UnsupportedLayerError
 from tightrope.relaxations.deeppoly import Deeppoly
+from tightrope.verifiers import _program
 from tightrope.verifiers._problem import Problem
 from tightrope.verifiers._program import Answer, Program
 from tightrope.verifiers.milp import Milp
@@ -71,9 +73,20 @@ def test_a_claim_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     for answer in (Answer(5.0, None, True), Answer(-5.0, far, True), Answer(-5.0, far * math.nan, True)):
         monkeypatch.setattr(Program, "minimum", lambda self, clause, timeout, said=answer: said)
         assert [outcome.verdict for outcome in decide(given)] == expected
-        for outcome in decide(given, Milp(timeout=0.0)):
-            if outcome.verdict is Verdict.UNKNOWN:
-                assert "no proof" in outcome.reason
+
+
+def test_a_claim_that_there_is_no_time_to_prove_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(deadline, "perf_counter", lambda: now[0])
+
+    def claim(self: Program, clause: int, timeout: float) -> Answer:
+        now[0] += 1e3
+        return Answer(5.0, None, True)
+
+    monkeypatch.setattr(Program, "minimum", claim)
+    reasons = [o.reason for o in decide(problem("residual", 0.2, 4), Milp(timeout=9.0)) if o.verdict is Verdict.UNKNOWN]
+    assert reasons
+    assert all("no proof" in reason for reason in reasons)
 
 
 def test_time_that_is_up_leaves_both_bounds_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +119,15 @@ def test_the_program_and_the_proof_share_the_time(monkeypatch: pytest.MonkeyPatc
     given = problem("residual", 0.25, 1)
     spec = Spec(given.spec.matrix[:, :1].repeat(1, 2, 1), torch.full((1, 2), -9.0, dtype=F64), (0, 1))
     decide(given._replace(spec=spec), Milp(timeout=10.0))
-    assert left == [9.0, 5.4]
+    assert left == [10.0, 6.0]
+
+
+def test_a_solver_that_does_not_look_at_the_clock_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = Event()
+    monkeypatch.setattr(_program, "milp", lambda *args, **kwargs: end.wait())
+    found = decide(problem("conv", 0.15, 1), Milp(timeout=0.05))
+    end.set()
+    assert [outcome.verdict for outcome in found] == [Verdict.UNKNOWN]
 
 
 def test_too_many_neurons_are_left_undecided_with_a_bound() -> None:

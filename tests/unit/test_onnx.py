@@ -392,6 +392,48 @@ REFUSED = {
         UnsupportedLayerError,
         "too large",
     ),
+    "huge window": (
+        model([node("MaxPool", "x", kernel_shape=[10**6, 1], pads=[5 * 10**5, 0] * 2)], IMAGE),
+        UnsupportedLayerError,
+        "window of more than",
+    ),
+    "huge averages": (
+        model([node("AveragePool", "x", kernel_shape=[8000, 8000], pads=[0, 0, 8000, 8000])], IMAGE),
+        UnsupportedLayerError,
+        "too large",
+    ),
+    "wide gaps": (
+        model([node("Conv", "x w", dilations=[9000, 9000], pads=[9000, 9000, 9001, 9000])], IMAGE, w=KERNEL),
+        UnsupportedLayerError,
+        "too large",
+    ),
+    "slow": (
+        model([node("AveragePool", "x", kernel_shape=[2000, 2000], pads=[1900] * 4)], (1, 1, 200, 200)),
+        UnsupportedLayerError,
+        "too slow",
+    ),
+    "constants again and again": (
+        model(
+            [
+                node("ConstantOfShape", "n", "c0"),
+                *(node("Add", f"c{i} c{i}", f"c{i + 1}") for i in range(40)),
+                node("Add", "x c40"),
+            ],
+            (1, 2**20),
+            n=[2**20],
+        ),
+        UnsupportedLayerError,
+        "too large",
+    ),
+    "samples again and again": (
+        model(
+            [node("Concat", " ".join(f"y{i}" if i else "x" for _ in range(8)), f"y{i + 1}", axis=1) for i in range(9)]
+            + [node("Relu", "y9")],
+            (1, 8),
+        ),
+        UnsupportedLayerError,
+        "too large",
+    ),
     "huge constant": (
         model([node("ConstantOfShape", "n", "a"), node("Add", "x a")], (1, 4), n=[2**40]),
         UnsupportedLayerError,

@@ -33,6 +33,11 @@ def test_stages_take_options_and_objects() -> None:
     assert found.stages[2] is own
 
 
+def test_deeppoly_proves_sparsely_unless_told_otherwise() -> None:
+    plain, sparse, dense = tr.cascade("deeppoly", {"name": "deeppoly"}, {"name": "deeppoly", "sparse": False}).stages
+    assert [stage.relaxation.sparse for stage in (plain, sparse, dense)] == [True, True, False]  # type: ignore[attr-defined]
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'deeppoly'"):
         tr.cascade("deepoly")

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from tightrope.auditor.graph import INPUT, Activation, Affine, Array, Graph, Matrix, Step
-from tightrope.auditor.lines import UNIT, Interval, Lines, image, lines
+from tightrope.auditor.graph import INPUT, Activation, Affine, Array, Graph, Ints, Matrix, Step
+from tightrope.auditor.lines import UNIT, Interval, Lines, image, lines, one_line
 
 _SAFETY = 1 + 1e-6  # errors of computing the errors
 _UNDERFLOW = 1e-290
@@ -34,7 +34,8 @@ class Recipe(NamedTuple):
     """How bounds are to be recomputed.
 
     Attributes:
-        pre: bounds of pre-activations: ``intervals`` or ``substitution``.
+        pre: bounds of pre-activations: ``intervals``, in which activations take the bounds of their inputs;
+            ``substitution``; or ``sparse``: intervals where they show a single line, else substitution.
         rule: of the lines, see :func:`tightrope.auditor.lines.lines`; ``intervals``: back-substitution ends there.
     """
 
@@ -49,6 +50,7 @@ class Recipe(NamedTuple):
             LookupError: there is no such relaxation.
         """
         pre, rule = RELAXATIONS[relaxation["name"]]
+        pre = "sparse" if pre == "substitution" and relaxation.get("sparse") else pre
         rule = relaxation["slope"] if rule == "slope" else rule
         if rule not in ("intervals", "adaptive", "soft", "zero", "parallel", "constant"):
             raise LookupError(rule)
@@ -101,10 +103,11 @@ class Region:
         wanted = set(graph.pre_activations())
         for name in [INPUT, *graph.steps]:
             if name != INPUT:
-                self._intervals[name] = self._interval(graph.steps[name], self._intervals)
+                known = self.plain if isinstance(graph.steps[name].op, Activation) else self._intervals
+                self._intervals[name] = self._interval(graph.steps[name], known)
                 self.ranges[name] = self._interval(graph.steps[name], self.ranges)
             if name in wanted:
-                self.plain[name] = self._intervals[name] if recipe.pre == "intervals" else self._substituted(name)
+                self.plain[name] = self._recomputed(name)
                 self.ranges[name] = _narrower(self.ranges[name], self.plain[name])
                 for step in graph.steps.values():
                     if isinstance(step.op, Activation) and step.inputs[0] == name and recipe.rule != "intervals":
@@ -113,17 +116,28 @@ class Region:
                 if tighten is not None:
                     self.pre[name] = _narrower(self.pre[name], tighten(self, name))
 
-    def _substituted(self, name: str) -> Interval:
-        size = self.graph.size(name)
-        step = max(1, _ENTRIES // max(map(self.graph.size, [INPUT, *self.graph.steps])))
-        parts = []
-        for first in range(0, size, step):
-            index = np.arange(first, min(first + step, size))
-            ones = sparse.csr_array((np.ones(index.size), (np.arange(index.size), index)), shape=(index.size, size))
-            ends = (lower_bounds(self, {name: coef}, self.lines).rigorous for coef in (ones, -ones))
-            parts.append(np.stack(list(ends)))
-        lower, upper = np.concatenate(parts, 1)
-        return Interval(lower, -upper)
+    def _recomputed(self, name: str) -> Interval:
+        """The bounds of a pre-activation by the recipe."""
+        interval = self._intervals[name]
+        if self.recipe.pre == "intervals":
+            return interval
+        kept = np.full(interval.lower.shape, self.recipe.pre == "sparse")
+        for step in self.graph.steps.values():
+            if isinstance(step.op, Activation) and step.inputs[0] == name:
+                kept &= one_line(step.op, interval)
+        lower, upper = (end.copy() for end in interval)
+        left = np.flatnonzero(~kept)
+        step_size = max(1, _ENTRIES // max(map(self.graph.size, [INPUT, *self.graph.steps])))
+        for first in range(0, left.size, step_size):
+            index = left[first : first + step_size]
+            lower[index], upper[index] = self._substituted(name, index)
+        return Interval(lower, upper)
+
+    def _substituted(self, name: str, index: Ints) -> Interval:
+        shape = (index.size, self.graph.size(name))
+        ones = sparse.csr_array((np.ones(index.size), (np.arange(index.size), index)), shape=shape)
+        lower, negated = (lower_bounds(self, {name: coef}, self.lines).rigorous for coef in (ones, -ones))
+        return Interval(lower, -negated)
 
     def _interval(self, step: Step, known: Mapping[str, Interval]) -> Interval:
         inputs = [known[name] for name in step.inputs]

@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from tightrope.auditor.graph import Activation, Array
+
+Mask = npt.NDArray[np.bool_]
 
 UNIT = 2.0**-53
 _ULPS = 16 * UNIT
@@ -60,6 +63,14 @@ def lines(op: Activation, pre: Interval, rule: str, tilt: Array | None = None) -
     return Lines(below, -_tanh_above(mirrored, below), above, _tanh_above(pre, above))
 
 
+def one_line(op: Activation, pre: Interval) -> Mask:
+    """Where the activation is a single line on a finite interval, or as good as."""
+    if op.function != "relu":
+        return np.zeros(pre.lower.shape, dtype=bool)
+    positive, negative = _sides(pre)
+    return (positive | negative) & np.isfinite(pre.upper - pre.lower)
+
+
 def image(op: Activation, pre: Interval) -> Interval:
     """A range that the activation stays in; all of them grow with their argument."""
     lower, upper = (_value(op, end) for end in pre)
@@ -91,11 +102,15 @@ def _relu_slopes(a: float, pre: Interval, rule: str, tilt: Array | None) -> tupl
     below, above = chosen[rule], np.zeros_like(width) if rule == "constant" else chord
     if tilt is not None:
         below = np.where(np.isnan(tilt), below, a + (1 - a) * tilt)
-    # One line, as good as: by rounding alone an end may lie beyond 0.
-    near = 1e-12 * np.maximum(np.abs(lower), np.abs(upper))
-    positive, negative = lower >= -near, upper <= near
+    positive, negative = _sides(pre)
     below, above = (np.where(positive, 1.0, np.where(negative, a, slope)) for slope in (below, above))
     return np.clip(below, 0.0, 1.0), np.clip(above, 0.0, 1.0)
+
+
+def _sides(pre: Interval) -> tuple[Mask, Mask]:
+    """Where an interval lies above 0, and where below, as good as: by rounding alone an end may lie beyond 0."""
+    near = 1e-12 * np.maximum(np.abs(pre.lower), np.abs(pre.upper))
+    return pre.lower >= -near, pre.upper <= near
 
 
 def _relu_below(a: float, pre: Interval, slope: Array) -> Array:

@@ -60,7 +60,9 @@ def _print(found: NamedTable, folder: Path) -> None:
     if not found.finished(folder):
         raise MissingDataError(f"There are no finished cells of the table {found.name} in {folder}.")
     shown = found.table(folder)
-    out.print(table(shown.columns, [[cell.text for cell in row] for row in shown.rows], shown.title))
+    columns = [column.replace(" ", "\n") for column in shown.columns]  # for terminals that are narrow
+    rows = [[cell.text.replace(" ± ", "±") for cell in row] for row in shown.rows]
+    out.print(table(columns, rows, shown.title))
     print_hint(shown.note)
     names = ", ".join(path.name for path in found.write(folder))
     print_hint(f"Written to {folder}: {names}; a folder for each network beside them.")

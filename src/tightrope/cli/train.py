@@ -28,6 +28,9 @@ def train(
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Where the dataset lies. Default: $TIGHTROPE_DATA.")
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard logs, into the run folder.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line per epoch.")] = False,
 ) -> None:
     """Train a network. Ctrl-C leaves a checkpoint; --resume continues it bit for bit."""
@@ -44,9 +47,12 @@ def train(
             data_dir=data_dir,
             resume=resume is not None,
             watcher=progress if is_first() else None,
+            tensorboard=tensorboard,
         )
     if is_first():
         _report(run)
+        if tensorboard:
+            print_hint(f"Curves: tensorboard --logdir {run.folder.tensorboard}")
 
 
 def _report(run: tr.Run) -> None:

@@ -44,6 +44,10 @@ class Dense:
         """Itself."""
         return self
 
+    def select(self, rows: Tensor) -> Dense:
+        """Some of the rows, others for every sample, (batch, chosen)."""
+        return Dense(_of_samples(self.value, rows))
+
     def times(self, factor: Tensor | float) -> Dense:
         """Coefficients of x, from those of ``factor * x``; the factor broadcasts against the shape."""
         return Dense(self.value * factor)
@@ -90,23 +94,26 @@ class Patches:
         frame: where the windows lie.
         clean: whether entries outside the node are 0.
         mirrored: whether the second half of the kinds is minus the first.
+        at: positions of the rows, (batch, rows), where they were chosen: these are then the positions of ``value``,
+            each with one kind.
     """
 
     value: Tensor
     frame: Frame
     clean: bool
     mirrored: bool = False
+    at: Tensor | None = None
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return self.value.shape[2] * self.frame.positions
+        return self.value.shape[2] * (self.frame.positions if self.at is None else self.at.shape[1])
 
     def dense(self) -> Dense:
         """Every coefficient stored, zeros included."""
         batch, _, kinds, entries = self.value.shape
-        positions, size = self.frame.positions, math.prod(self.frame.shape)
-        index = self.frame.index(self.value.device).reshape(1, positions, 1, entries)
+        index = self._chosen(self.frame.index(self.value.device).reshape(1, -1, entries))[:, :, None]
+        positions, size = index.shape[1], math.prod(self.frame.shape)
         value = self.value.expand(batch, positions, kinds, entries)
         full = self.value.new_zeros(batch, positions, kinds, size + 1).scatter(3, index.expand_as(value), value)
         rows = full[..., :-1].transpose(1, 2)  # without the entry that took what lies outside
@@ -116,28 +123,36 @@ class Patches:
         """The same rows with entries outside the node set to 0."""
         if self.clean:
             return self
-        inside = self.frame.windows(self.value.new_ones(1, *self.frame.shape))
+        inside = self._windows(self.value.new_ones(1, *self.frame.shape))
         return replace(self, value=torch.where(inside[:, :, None] > 0, self.value, 0.0), clean=True)
+
+    def select(self, rows: Tensor) -> Patches:
+        """See :meth:`Dense.select`; before that all rows of a kind share a window's coefficients, or have their own."""
+        kind, at = rows // self.frame.positions, rows % self.frame.positions
+        value = self.value.transpose(1, 2)  # kinds first, as rows count
+        if value.shape[2] > 1:
+            value, kind = value.flatten(1, 2)[:, :, None], rows
+        return Patches(_of_samples(value, kind), self.frame, self.clean, at=at)
 
     def times(self, factor: Tensor | float) -> Patches:
         """See :meth:`Dense.times`."""
-        return replace(self, value=self.value * _in_windows(factor, self.frame))
+        return replace(self, value=self.value * self._factor(factor))
 
     def plus(self, other: Coef) -> Coef:
         """The sum; dense where the windows differ."""
         other = other.patches() if isinstance(other, Factored) else other
-        if isinstance(other, Patches) and self.frame == other.frame:
+        if isinstance(other, Patches) and self.frame == other.frame and _equal(self.at, other.at):
             clean, mirrored = self.clean and other.clean, self.mirrored and other.mirrored
-            return Patches(self.value + other.value, self.frame, clean, mirrored)
+            return Patches(self.value + other.value, self.frame, clean, mirrored, self.at)
         return Dense(self.dense().value + other.dense().value)
 
     def dot(self, value: Tensor) -> Tensor:
         """See :meth:`Dense.dot`."""
-        return self._dot(self.value, self.frame.windows(value))
+        return self._dot(self.value, self._windows(value))
 
     def dot_abs(self, radius: Tensor) -> Tensor:
         """See :meth:`Dense.dot_abs`."""
-        return self._dot(self.value.abs(), self.frame.windows(radius))
+        return self._dot(self.value.abs(), self._windows(radius))
 
     def spread(self, slack: Tensor) -> Tensor:
         """See :meth:`Dense.spread`."""
@@ -145,16 +160,16 @@ class Patches:
 
     def through(self, lines: Lines) -> tuple[Patches | Factored, Tensor]:
         """See :meth:`Dense.through`. The slopes outside the node are 0, which masks."""
-        lower, upper = self.frame.windows(lines.lower_slope), self.frame.windows(lines.upper_slope)
+        lower, upper = self._windows(lines.lower_slope), self._windows(lines.upper_slope)
         positive = self.value.relu()
-        constant = self._dot(positive, self.frame.windows(lines.upper_bias))
+        constant = self._dot(positive, self._windows(lines.upper_bias))
         if lines.lower_bias is not None:
-            constant = constant + self._dot(self.value - positive, self.frame.windows(lines.lower_bias))
+            constant = constant + self._dot(self.value - positive, self._windows(lines.lower_bias))
         if self.mirrored and self.value.shape[:2] == (1, 1):
             weight = self.value[0, 0, : self.value.shape[2] // 2]
             return Factored(weight, (upper + lower) / 2, (upper - lower) / 2, self.frame), constant
         pulled = torch.addcmul(self.value * lower[:, :, None], positive, (upper - lower)[:, :, None])
-        return Patches(pulled, self.frame, clean=True), constant
+        return replace(self, value=pulled, clean=True, mirrored=False), constant
 
     def pull(self, window: Window, shape: Shape, transpose: Transpose) -> Patches:
         """Coefficients of the input of a convolution-like map, from those of its output: one matrix product.
@@ -166,13 +181,26 @@ class Patches:
         """
         matrix = _composed(self.frame, self.value, transpose)
         frame = self.frame.behind(window, shape)
-        return Patches(matmul(self.masked().value, matrix), frame, clean=False, mirrored=self.mirrored)
+        return replace(self, value=matmul(self.masked().value, matrix), frame=frame, clean=False)
 
     def _dot(self, coef: Tensor, windows: Tensor) -> Tensor:
         """(batch or 1, positions or 1, kinds, entries) times (batch or 1, positions, entries) -> (batch, rows)."""
         one = coef.shape[:2] == (1, 1)
         found = matmul(windows, coef[0, 0].T) if one else (coef * windows[:, :, None]).sum(-1)
         return found.transpose(1, 2).flatten(1)
+
+    def _windows(self, value: Tensor) -> Tensor:
+        """See :meth:`Frame.windows`, at the rows' positions."""
+        return self._chosen(self.frame.windows(value))
+
+    def _chosen(self, windows: Tensor) -> Tensor:
+        """(batch or 1, positions, entries) at the rows' positions."""
+        return windows if self.at is None else _of_samples(windows, self.at)
+
+    def _factor(self, factor: Tensor | float) -> Tensor | float:
+        found = _in_windows(factor, self.frame)
+        varies = isinstance(found, Tensor) and found.ndim == 4
+        return self._chosen(found[:, :, 0])[:, :, None] if isinstance(found, Tensor) and varies else found
 
 
 @dataclass(frozen=True)
@@ -226,6 +254,10 @@ class Factored:
             minus.append(other - same)
         value = torch.cat([torch.cat(plus, 3), torch.cat(minus, 3)], 1)  # (batch * positions, kinds, *window)
         return Patches(value.reshape(*self.middle.shape[:2], value.shape[1], -1), self.end, clean=False)
+
+    def select(self, rows: Tensor) -> Patches:
+        """See :meth:`Dense.select`."""
+        return self.patches().select(rows)
 
     def times(self, factor: Tensor | float) -> Coef:
         """See :meth:`Dense.times`."""
@@ -328,8 +360,13 @@ Coef = Dense | Patches | Factored
 
 def identity(shape: Shape, first: int, last: int, like: Tensor) -> Coef:
     """Rows +x and then -x of a node, for its entries from ``first`` to before ``last`` of the first axis."""
+    return unit_rows(shape, torch.arange(first, last, device=like.device), like)
+
+
+def unit_rows(shape: Shape, entries: Tensor, like: Tensor) -> Coef:
+    """Rows +x and then -x of a node, for some entries of its first axis."""
     each = 1 if len(shape) == 3 else math.prod(shape[1:])  # windows move over an image by themselves
-    index = torch.arange(first * each, last * each, device=like.device)
+    index = (entries[:, None] * each + torch.arange(each, device=like.device)).flatten()
     rows = F.one_hot(index, shape[0] * each).to(like.dtype)
     both = torch.cat([rows, -rows])[None]
     if len(shape) == 3:
@@ -369,3 +406,16 @@ def _dot(coef: Tensor, x: Tensor) -> Tensor:
     if coef.shape[0] == 1:  # one matrix for the whole batch
         return x @ coef[0].T
     return row_dot(coef, x)
+
+
+def _of_samples(values: Tensor, index: Tensor) -> Tensor:
+    """(batch or 1, n, ...) at an index of every sample, (batch, chosen) -> (batch, chosen, ...): whole rows at once."""
+    batch, count = values.shape[:2]
+    if batch > 1:
+        index = index + count * torch.arange(batch, device=index.device)[:, None]
+    return values.flatten(0, 1).index_select(0, index.flatten()).reshape(*index.shape, *values.shape[2:])
+
+
+def _equal(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether rows were chosen alike."""
+    return first is second or (first is not None and second is not None and torch.equal(first, second))

@@ -37,16 +37,19 @@ from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.experiments.plan import plan
 from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run, execute, load, read_started
+from tightrope.records.folder import RunFolder
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
 from tightrope.reports.figures import radius_curve
 from tightrope.runtime.distributed import joined
 from tightrope.training.events import Silent, Watcher
+from tightrope.training.tensorboard import logged
 
 __all__ = ["attack", "certified_radii", "certify", "fit", "load", "method", "plan", "relaxation", "smoother"]
 
 RELAXATIONS = ("ibp", "crown_ibp", "deeppoly")
 DEFAULT_ATTACK: Mapping[str, Any] = {"name": "pgd", "steps": 40, "restarts": 2, "loss": "margin"}
+LAST_ATTACK: Mapping[str, Any] = {"name": "apgd", "steps": 20, "restarts": 4, "loss": "dlr_targeted"}
 
 
 def relaxation(name: str, **options: Any) -> Relaxation:
@@ -57,7 +60,7 @@ def relaxation(name: str, **options: Any) -> Relaxation:
 
     Example:
         >>> relaxation("deeppoly", slope="zero")
-        Deeppoly(slope='zero')
+        Deeppoly(slope='zero', sparse=False)
     """
     return cast(Relaxation, registry.create("relaxations", name, **options))
 
@@ -100,6 +103,7 @@ def fit(
     spec: MakeSpec | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
+    tensorboard: bool = False,
 ) -> Run:
     """Train a network into a run folder.
 
@@ -117,8 +121,10 @@ def fit(
         spec: from labels (batch,) to the property of each sample; the classification margin by default.
         resume: continue the run in ``out`` bit for bit. A module or dataset handed in must be handed in again.
         watcher: is told of progress.
+        tensorboard: also write TensorBoard logs, into ``tensorboard/`` of the run folder; a resumed run continues them.
 
     Raises:
+        MissingExtraError: TensorBoard is to be written to and is not installed.
         ConfigError: everything that is wrong with the settings at once.
         MissingDataError: the data, the file or the run are not there.
         InputError: ``out`` holds another run.
@@ -150,7 +156,8 @@ def fit(
         name, settings = load_config(config, overrides)
     plugins = build_plugins(settings)
     folder = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
-    with joined(find_device(settings.device)) as ranks:
+    board = RunFolder(folder).tensorboard if tensorboard else None
+    with logged(watcher or Silent(), board) as told, joined(find_device(settings.device)) as ranks:
         job = build_job(
             settings,
             plugins,
@@ -161,7 +168,7 @@ def fit(
             warm_start=None if init_from is None else find_run(init_from).params,
             ranks=ranks,
         )
-        return execute(name, settings, job, folder, resume=resume, watcher=watcher or Silent(), handed_in=handed_in)
+        return execute(name, settings, job, folder, resume=resume, watcher=told, handed_in=handed_in)
 
 
 def certify(
@@ -175,6 +182,7 @@ def certify(
     data_dir: Path | str | None = None,
     relaxations: Iterable[str] = RELAXATIONS,
     attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
+    last_attack: Attack | Mapping[str, Any] | str | None = LAST_ATTACK,
     complete: bool = False,
     timeout: float = 60.0,
     spec: MakeSpec | None = None,
@@ -191,9 +199,10 @@ def certify(
 ) -> Summary:
     """Natural, adversarial and certified accuracy, one record an image; resumes where it was interrupted.
 
-    Each image goes through: clean prediction, attack, then the relaxations in turn, until one decides; if ``complete``,
-    then through optimised bounds and branch and bound, which leave an image undecided only when its time is up or its
-    margin is 0 up to rounding. A certificate is for the full box, in real arithmetic on the stored weights.
+    Each image goes through: clean prediction, attack, the relaxations in turn, and another attack, until one decides;
+    if ``complete``, then through optimised bounds and branch and bound, which leave an image undecided only when its
+    time is up or its margin is 0 up to rounding. A certificate is for the full box, in real arithmetic on the stored
+    weights.
 
     Args:
         source: a run, its folder, or a module.
@@ -205,6 +214,7 @@ def certify(
         data_dir: where the dataset lies.
         relaxations: names, from cheap to tight.
         attack: an attack, its name, or a table of name and options.
+        last_attack: another one, for what the relaxations leave undecided; None for none.
         complete: decide what the relaxations leave undecided; such images of all batches are decided together.
         timeout: seconds of branch and bound an image, if ``complete``; images that are decided together share theirs.
         spec: from labels to the property of each sample.
@@ -242,7 +252,15 @@ def certify(
     )
     effort = find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
-    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share, evidence=evidence)
+    stages = find_stages(
+        relaxations,
+        attack,
+        last_attack,
+        complete=complete,
+        timeout=timeout,
+        memory_gib=share,
+        evidence=evidence,
+    )
     path = subject.records_path(out, ["complete"] * complete)
     return certify_images(
         subject.network,
@@ -275,6 +293,7 @@ def certified_radii(
     data_dir: Path | str | None = None,
     relaxations: Iterable[str] = RELAXATIONS,
     attack: Attack | Mapping[str, Any] | str = DEFAULT_ATTACK,
+    last_attack: Attack | Mapping[str, Any] | str | None = LAST_ATTACK,
     complete: bool = False,
     timeout: float = 60.0,
     spec: MakeSpec | None = None,
@@ -325,7 +344,15 @@ def certified_radii(
     )
     grid, effort = Grid.up_to(subject.eps, tolerance), find_effort(subject, workers, memory_gib, shard, merge)
     share = None if memory_gib is None else memory_gib / workers
-    stages = find_stages(relaxations, attack, complete=complete, timeout=timeout, memory_gib=share, evidence=evidence)
+    stages = find_stages(
+        relaxations,
+        attack,
+        last_attack,
+        complete=complete,
+        timeout=timeout,
+        memory_gib=share,
+        evidence=evidence,
+    )
     path = subject.records_path(out, [*["complete"] * complete, "radius"])
     inputs = Inputs(subject.network, subject.params, subject.x, subject.labels, subject.make_spec, batch_size, seed)
     found = certify_radii(

@@ -28,6 +28,7 @@ from tightrope.experiments.config import find_device
 from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.plugins import build_named
 from tightrope.experiments.run import Run, load
+from tightrope.experiments.stages import PROVING
 from tightrope.frontend.fx import from_module
 from tightrope.frontend.graph import canonical
 from tightrope.records.folder import RunFolder
@@ -136,6 +137,7 @@ class Stages(NamedTuple):
 def find_stages(
     relaxations: Iterable[str],
     attack: Attack | Mapping[str, Any] | str,
+    last_attack: Attack | Mapping[str, Any] | str | None,
     *,
     complete: bool,
     timeout: float,
@@ -147,25 +149,34 @@ def find_stages(
     Args:
         relaxations: from cheap to tight.
         attack: tried before them.
+        last_attack: tried on what they leave undecided, which is little and hard to break; None for none.
         complete: add optimised bounds and branch and bound.
         timeout: of the latter, in seconds an image.
         memory_gib: of a process, half of it for open subproblems; None for the default.
         evidence: keep what proofs rest on.
     """
     names, chosen = list(relaxations), find_attack(attack)
-    one_shot = [OneShot(cast(Relaxation, registry.create("relaxations", name)), name, evidence) for name in names]
+    last = None if last_attack is None else find_attack(last_attack)
+    breaking = () if last is None else (AttackVerifier(last, _name(last)),)
+    built = [registry.create("relaxations", name, **PROVING.get(name, {})) for name in names]
+    one_shot = [OneShot(cast(Relaxation, each), name, evidence) for name, each in zip(names, built, strict=True)]
     bab = Bab(timeout=timeout, evidence=evidence)
     bab = bab if memory_gib is None else replace(bab, memory_gib=memory_gib / 2)
     return Stages(
-        first=Cascade((AttackVerifier(chosen), *one_shot)),
+        first=Cascade((AttackVerifier(chosen), *one_shot, *breaking)),
         rest=bab if complete else None,  # it begins with optimised bounds, on the time of each image
         facts={
             "attack": repr(chosen),
             "relaxations": names,
+            **({"last_attack": repr(last)} if last else {}),
             **({"complete": {"timeout": timeout}} if complete else {}),
             **({"evidence": True} if evidence else {}),
         },
     )
+
+
+def _name(attack: Attack) -> str:
+    return type(attack).__module__.rpartition(".")[2]
 
 
 def find_certificates(subject: Subject, records: Path, *, by_label: bool) -> CertificateFolder:

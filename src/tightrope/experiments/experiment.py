@@ -28,6 +28,7 @@ from tightrope.experiments.suite import (
     departures,
     evaluations_of,
     overrides_of,
+    settings_digest,
     trials,
 )
 from tightrope.records.cell import CellRecord
@@ -96,6 +97,7 @@ class Experiment:
             The number of final cells that the budget left out.
 
         Raises:
+            InputError: the folder holds cells of other settings.
             KeyboardInterrupt: after Ctrl-C; the same call goes on from there.
         """
         self._deadline = time.monotonic() + self.budget.seconds
@@ -109,9 +111,24 @@ class Experiment:
         return 0
 
     def _final(self, cell: Cell) -> CellRecord:
-        if (path := self.out / cell.folder / "cell.json").is_file():
-            return CellRecord.read(path)
-        return self._cell(cell, self._tuned(cell))
+        return self._finished(cell) or self._cell(cell, self._tuned(cell))
+
+    def _finished(self, cell: Cell) -> CellRecord | None:
+        """The record of a cell, if there is one.
+
+        Raises:
+            InputError: it was made with other settings.
+        """
+        path = self.out / cell.folder / "cell.json"
+        if not path.is_file():
+            return None
+        record = CellRecord.read(path)
+        if record.settings not in ("", settings_digest(self.suite, cell)):
+            raise InputError(
+                f"{path.parent} was made with other settings than the suite {self.name} has now. Remove it, or choose "
+                "another --out."
+            )
+        return record
 
     def _tuned(self, cell: Cell) -> Overrides:
         """The settings with the best certified accuracy on validation images, of those that the budget allows."""
@@ -138,8 +155,8 @@ class Experiment:
     def _cell(self, cell: Cell, tuned: Overrides) -> CellRecord:
         """Train and certify one network, unless that is on record."""
         folder = self.out / cell.folder
-        if (folder / "cell.json").is_file():
-            return CellRecord.read(folder / "cell.json")
+        if (record := self._finished(cell)) is not None:
+            return record
         config = config_of(self.suite, cell, tuned)
         run = self._trained(cell, config, folder)
         record = self._certified(cell, config, run, overrides_of(self.suite, cell, tuned))
@@ -198,6 +215,7 @@ class Experiment:
             train_images=run.record.samples["train"],
             processor=run.record.environment.processor,
             threads=run.record.environment.threads,
+            settings=settings_digest(self.suite, cell),
             departures=departures(self.suite, cell, config),
             note=self.suite.variants[cell.variant].note,
         )

@@ -18,6 +18,9 @@ Stage = Verifier | Mapping[str, Any] | str
 _COMPOUND = ("attack", "cascade", "one_shot")
 """Verifiers that are made of other plug-ins, and have the names of these here."""
 
+PROVING: Mapping[str, Mapping[str, Any]] = {"deeppoly": {"sparse": True}}
+"""Options of relaxations in stages, where a table does not say otherwise: bounds are as good or better, and cheaper."""
+
 
 def cascade(*stages: Stage) -> Cascade:
     """Verifiers one after the other, each for what those before it leave undecided.
@@ -59,7 +62,8 @@ def _stage(stage: Stage) -> Verifier:
     kind = next((kind for kind, names in _kinds().items() if name in names), None)
     if kind is None:
         raise UnknownNameError("stage", name, stage_names())
-    found = build_named(kind, stage)
+    table = {"name": stage} if isinstance(stage, str) else stage
+    found = build_named(kind, {**PROVING.get(name, {}), **table})
     if kind == "attacks":
         return AttackVerifier(found, name)
     return OneShot(found, name) if kind == "relaxations" else cast(Verifier, found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -228,6 +230,14 @@ def config_of(suite: Suite, cell: Cell, tuned: Overrides) -> RunConfig:
     config = load_config(source, overrides_of(suite, cell, tuned))[1]
     epochs = variant.epochs or suite.epochs
     return config if epochs is None else shortened(config, epochs)
+
+
+def settings_digest(suite: Suite, cell: Cell) -> str:
+    """A fingerprint of what a suite says about a cell, tuning left out: records of other settings are not its own."""
+    variant = suite.variants[cell.variant]
+    facts = [suite.run, overrides_of(suite, cell, ()), variant.extends, variant.epochs or suite.epochs]
+    text = json.dumps([*facts, suite.certify.model_dump()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def shortened(config: RunConfig, epochs: int) -> RunConfig:

@@ -19,10 +19,12 @@ from tightrope.records.cell import CellRecord, read_cells
 from tightrope.records.files import write_atomic
 from tightrope.reports.cells import Axis, Layout, cell_table, csv_text
 from tightrope.reports.tables import Table, latex, markdown
+from tightrope.reports.units import rank
 
 Size = Literal["minutes", "cpu-hours", "gpu-hours"]
 SIZES: tuple[Size, ...] = get_args(Size)
 AXES: tuple[Axis, ...] = get_args(Axis)
+RANKED: tuple[Axis, ...] = ("relaxation", "smoother")
 
 
 class TableFile(BaseModel):
@@ -79,9 +81,11 @@ class NamedTable:
 
     @property
     def values(self) -> dict[Axis, list[str]]:
-        """Of every axis the values that its cells have, in the order of the suite."""
+        """Of every axis the values that its cells have: relaxations from loose to tight, smoothers from plain, others
+        as in the suite."""
         planned = {axis: {getattr(cell, axis) for cell in self.cells} for axis in AXES}
-        return {axis: [value for value in getattr(self.suite, f"{axis}s") if value in planned[axis]] for axis in AXES}
+        found = {axis: [value for value in getattr(self.suite, f"{axis}s") if value in planned[axis]] for axis in AXES}
+        return found | {axis: sorted(found[axis], key=rank) for axis in RANKED}
 
     def table(self, folder: Path) -> Table:
         """What has been run so far; see :func:`tightrope.reports.cells.cell_table`."""
@@ -144,6 +148,17 @@ def load_table(name: str, budget: str | None = None, suite: str | None = None) -
     found = NamedTable(name, chosen, load_suite(chosen), file.only, file.layout)
     _check(found)
     return found
+
+
+def tables_of(folder: Path) -> dict[str, Table]:
+    """The named tables that the cells below a folder belong to, by name; none of those of suites in files.
+
+    Raises:
+        CorruptDataError: one of the files is not a record.
+    """
+    suites = {record.suite for record in read_cells(folder)}
+    named = [load_table(name, size) for name in tables() for size, suite in sizes(name).items() if suite in suites]
+    return {found.name: found.table(folder) for found in named if found.finished(folder)}
 
 
 def _check(table: NamedTable) -> None:

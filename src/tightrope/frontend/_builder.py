@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 from tightrope.core.bounds import Shape
@@ -14,7 +15,11 @@ from tightrope.ops.relu import Relu
 from tightrope.ops.reshape import Reshape
 from tightrope.ops.tap import Tap
 
-LARGEST_SAMPLE = 2**27
+MOST_ENTRIES = 2**27
+"""Of one sample at all nodes together: a gigabyte in float64."""
+MOST_NODES = 100_000
+LONGEST_WINDOW = 1024
+_UNDERSCORES = 8
 
 
 class PoolAxis(NamedTuple):
@@ -60,21 +65,32 @@ class Builder:
     def __init__(self, input_shape: Shape) -> None:
         self.shapes: dict[str, Shape] = {INPUT: input_shape}
         self._nodes: list[Node] = []
+        self._entries = math.prod(input_shape)
+        self._repeated: Counter[str] = Counter()
 
     def add(self, name: str, op: Op, *inputs: str) -> str:
         """One node; a name that is taken is changed.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not fit, or more than a sample may take.
         """
         shape = op.output_shape(*(self.shapes[source] for source in inputs))
-        if math.prod(shape) > LARGEST_SAMPLE:
-            raise ValueError(f"makes samples of shape {shape}, which are too large")
-        while name in self.shapes:
-            name = f"{name}_"
+        self._entries += math.prod(shape)
+        if self._entries > MOST_ENTRIES or len(self._nodes) >= MOST_NODES:
+            raise ValueError(f"makes the network too large, with samples of shape {shape} there")
+        name = self._free(name)
         self._nodes.append(Node(name, op, inputs))
         self.shapes[name] = shape
         return name
+
+    def _free(self, name: str) -> str:
+        """The name; with underscores, and from a few on with a number, if it is taken."""
+        count = self._repeated[name]
+        self._repeated[name] += 1
+        found = name + ("_" * count if count < _UNDERSCORES else f"_{count}")
+        while found in self.shapes:
+            found += "_"
+        return found
 
     def reshaped(self, name: str, shape: Shape) -> str:
         """The same entries in that shape."""
@@ -92,6 +108,8 @@ class Builder:
 
     def max_pool(self, name: str, x: str, rows: PoolAxis, columns: PoolAxis) -> str:
         """The largest of each window of an image as a tree of pairs: over its rows, then over its columns."""
+        if max(rows.kernel, columns.kernel) > LONGEST_WINDOW:
+            raise ValueError(f"has a window of more than {LONGEST_WINDOW} entries along an axis")
         for axis, windows in ((1, rows), (2, columns)):
             taps = [Tap(self.shapes[x], axis, *windows, offset) for offset in range(windows.kernel)]
             parts = [self.add(f"{name}_tap", tap, x) for tap in taps]

@@ -14,7 +14,6 @@ from tightrope.frontend._onnx_converter import (
     Handlers,
     Operand,
     Value,
-    bounded,
     constant_of,
     list_option,
     positive_axis,
@@ -43,15 +42,15 @@ def _leaky_relu(c: Converter, node: OnnxNode, x: Operand) -> Operand:
     return c.op(LeakyRelu(slope), value_of(x))
 
 
-def _folded(a: Array, b: Array, combine: Callable[[Array, Array], Array]) -> Array:
-    bounded(np.broadcast_shapes(a.shape, b.shape))
+def _folded(c: Converter, a: Array, b: Array, combine: Callable[[Array, Array], Array]) -> Array:
+    c.made(np.broadcast_shapes(a.shape, b.shape))
     with np.errstate(all="ignore"):  # what comes of it is refused as a weight
         return np.asarray(combine(a, b))
 
 
 def _add(c: Converter, node: OnnxNode, a: Operand, b: Operand, sign: int = 1) -> Operand:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return _folded(a, b, np.add if sign > 0 else np.subtract)
+        return _folded(c, a, b, np.add if sign > 0 else np.subtract)
     if isinstance(a, Value) and isinstance(b, Value):
         x, y, shape = _aligned(c, a, b)
         return Value(c.builder.add(c.name, Add(sign), x, y), shape)
@@ -82,7 +81,7 @@ def _sum(c: Converter, node: OnnxNode, first: Operand, *rest: Operand) -> Operan
 
 def _mul(c: Converter, node: OnnxNode, a: Operand, b: Operand) -> Operand:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return _folded(a, b, np.multiply)
+        return _folded(c, a, b, np.multiply)
     if isinstance(a, np.ndarray):
         a, b = b, a
     if isinstance(b, Value):
@@ -97,7 +96,7 @@ def _div(c: Converter, node: OnnxNode, a: Operand, b: Operand) -> Operand:
         raise ValueError("divides by 0")
     if isinstance(a, np.ndarray):
         whole = a.dtype == b.dtype == np.int64
-        return _folded(a, b, (lambda x, y: np.sign(x) * np.sign(y) * (abs(x) // abs(y))) if whole else np.divide)
+        return _folded(c, a, b, (lambda x, y: np.sign(x) * np.sign(y) * (abs(x) // abs(y))) if whole else np.divide)
     return c.with_constant(a, b, lambda key, shape: Scale(key, shape, divide=True))
 
 
@@ -113,7 +112,7 @@ def _max(c: Converter, node: OnnxNode, first: Operand, *rest: Operand) -> Operan
 
 def _larger(c: Converter, a: Operand, b: Operand) -> Operand:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return _folded(a, b, np.maximum)
+        return _folded(c, a, b, np.maximum)
     if isinstance(a, Value) and isinstance(b, Value):
         x, y, shape = _aligned(c, a, b)
         return Value(c.builder.maximum(c.name, x, y), shape)

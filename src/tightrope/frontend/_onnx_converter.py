@@ -18,7 +18,7 @@ from tightrope.core.network import INPUT, Network
 from tightrope.core.op import Op
 from tightrope.errors import TightropeError, UnsupportedLayerError
 from tightrope.frontend._builder import Builder
-from tightrope.frontend._onnx_model import LARGEST_TENSOR, Array, OnnxGraph, OnnxNode
+from tightrope.frontend._onnx_model import Array, OnnxGraph, OnnxNode
 from tightrope.ops.conv2d import Conv2d
 from tightrope.ops.linear import Linear
 from tightrope.ops.transpose import Transpose
@@ -35,6 +35,12 @@ class Value:
 Operand = Value | Array
 Handlers = Mapping[str, Callable[..., Operand | list[Operand]]]
 """By operator: called with the converter, the node and its operands; raises ValueError where it cannot."""
+LARGEST_MADE = 2**25
+"""Entries of all constants that are made beyond those of the file: 256 MiB."""
+_COPIES = 4
+"""How often a number of the file may be turned into another one."""
+MOST_WORK = 2**36
+"""Products that one evaluation may take; VGG16 takes a quarter of that."""
 _WITH_GAPS = {"Clip", "Dropout", "Pad", "Slice"}
 
 
@@ -49,6 +55,8 @@ class Converter:
         self.builder = Builder(sample_shape(graph.input_shape))
         self.params: dict[str, Tensor] = {}
         self._trainable: list[str] = []
+        self._room = LARGEST_MADE + _COPIES * sum(array.size for array in graph.tensors.values())
+        self._work = 0
         self.name = ""
 
     def convert(self) -> Network:
@@ -85,11 +93,33 @@ class Converter:
 
     # ------------------------------------------------------------------ what handlers build with
 
+    def made(self, shape: Sequence[int]) -> Shape:
+        """A shape that there is room for, before a constant of it is made.
+
+        Raises:
+            ValueError: there is none: all constants together would take more than the file explains.
+        """
+        self._room -= math.prod(shape)
+        if min(shape, default=0) < 0 or self._room < 0:
+            raise ValueError(f"makes a tensor of shape {tuple(shape)}, with which constants are too large")
+        return tuple(int(n) for n in shape)
+
+    def worked(self, products: int) -> None:
+        """Count what an evaluation costs.
+
+        Raises:
+            ValueError: too much: no step of it could be interrupted.
+        """
+        self._work += products
+        if self._work > MOST_WORK:
+            raise ValueError(f"makes the network too slow: an evaluation takes more than {MOST_WORK:.0e} products")
+
     def param(self, what: str, array: Array, *, trainable: bool = False) -> str:
         """Keep a tensor; its key."""
         key = f"{self.name}.{what}"
         while key in self.params:
             key = f"{key}_"
+        self.made(array.shape)
         self.params[key] = torch.from_numpy(np.array(array, dtype=np.float64))
         if trainable:
             self._trainable.append(key)
@@ -120,6 +150,7 @@ class Converter:
         if columns != x.shape[axis]:
             raise ValueError(f"applies a matrix {matrix.shape} to axis {axis} of a tensor of shape {x.shape}")
         before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+        self.worked(rows * columns * before * after)
         shape = (*x.shape[:axis], rows, *x.shape[axis + 1 :])
         keys = self._affine(matrix if before * after == 1 else matrix[:, :, None, None], bias)
         if before * after == 1:
@@ -147,11 +178,10 @@ class Converter:
         op = Conv2d(*keys, shape, weight.shape[0], kernel, stride, padding, dilation, groups)
         if min(op.output_shape(shape)) < 1:
             raise ValueError(f"has a kernel {kernel} larger than its padded input of shape {shape}")
+        self.worked(math.prod(op.output_shape(shape)) * math.prod(weight.shape[1:]))
         return self.builder.add(self.name, op, x)
 
     def _affine(self, weight: Array, bias: Array | None) -> tuple[str, str | None]:
-        if weight.size > LARGEST_TENSOR:
-            raise ValueError(f"needs a matrix of shape {weight.shape}, which is too large")
         if bias is not None and bias.shape != (weight.shape[0],):
             raise ValueError(f"has a bias {bias.shape} for {weight.shape[0]} outputs")
         key = self.param("weight", weight, trainable=True)
@@ -191,13 +221,6 @@ def _joint_shape(x: Value, array: Array) -> Shape:
     if math.prod(shape) != math.prod(x.shape):
         raise ValueError(f"stretches a value of shape {x.shape} to a constant of shape {array.shape}")
     return shape
-
-
-def bounded(shape: Sequence[int]) -> Shape:
-    """A shape that is small enough to be computed with."""
-    if min(shape, default=0) < 0 or math.prod(shape) > LARGEST_TENSOR:
-        raise ValueError(f"makes a tensor of shape {tuple(shape)}")
-    return tuple(int(n) for n in shape)
 
 
 def value_of(x: Operand | None) -> Value:

@@ -13,7 +13,6 @@ from tightrope.frontend._onnx_converter import (
     Handlers,
     Operand,
     Value,
-    bounded,
     constant_of,
     list_option,
     number_of,
@@ -29,7 +28,9 @@ def _conv(c: Converter, node: OnnxNode, x: Operand, weight: Operand, bias: Opera
     kernel, offset = _kernel(node, weight), None if bias is None else constant_of(bias)
     name = c.image(value_of(x), kernel.ndim - 2)
     facts = windows.read(node, c.builder.shapes[name][1:], constant_of(weight).shape[2:])
-    kernel, padding, dilation = windows.evenly_padded(_as_image(kernel), facts)
+    kernel = _as_image(kernel)
+    c.made(windows.padded_shape(kernel.shape, facts))
+    kernel, padding, dilation = windows.evenly_padded(kernel, facts)
     found = c.convolved(name, kernel, offset, facts.stride, padding, dilation, node.get("group", 1))
     return c.from_image(found, constant_of(weight).ndim - 2)
 
@@ -73,7 +74,7 @@ def _conv_transpose(c: Converter, node: OnnxNode, x: Operand, weight: Operand, b
     op = ConvTranspose2d(key, bias_key, shape, channels, size, facts.stride, facts.begin, extra, facts.dilation, groups)
     if min(op.output_shape(shape)) < 1:
         raise ValueError(f"has more padding than output for images {shape}")
-    bounded(op.output_shape(shape))
+    c.worked(math.prod(shape) * math.prod(kernel.shape[1:]))
     return c.from_image(c.builder.add(c.name, op, name), dims)
 
 
@@ -96,8 +97,10 @@ def _average_pool(c: Converter, node: OnnxNode, x: Operand) -> Operand:
     if any(axis != plain for axis, plain in zip(axes, windows.pool_axes(facts, shape[1:], ceil=False), strict=True)):
         raise ValueError("has windows that reach outside (ceil_mode)")
     if facts.begin == facts.end == (0, 0):
+        c.worked(shape[0] * axes[0].number * axes[1].number * math.prod(facts.kernel))
         op = AvgPool2d(shape, facts.kernel, facts.stride, (0, 0), math.prod(facts.kernel))
         return c.from_image(c.builder.add(c.name, op, name), dims)
+    c.made(windows.padded_shape((shape[0], 1, *facts.kernel), facts))
     ones, padding, _ = windows.evenly_padded(np.ones((shape[0], 1, *facts.kernel)), facts)
     total = c.from_image(c.convolved(name, ones, None, facts.stride, padding, (1, 1), shape[0]), dims)
     counted = bool(node.get("count_include_pad", 0))
@@ -133,9 +136,9 @@ def _pad(
     if dims not in (3, 4) or any(amounts[i] for i in (0, 1, dims, dims + 1)):
         raise ValueError("pads batch or channels; only images can be padded")
     name = c.image(value, dims - 2)
-    channels, height, width = c.builder.shapes[name]
+    channels = c.builder.shapes[name][0]
     facts = windows.identity(amounts[2:dims], amounts[dims + 2 :])
-    bounded((channels, height + facts.begin[0] + facts.end[0], width + facts.begin[1] + facts.end[1]))
+    c.made(windows.padded_shape((channels, 1, 1, 1), facts))
     kernel, padding, _ = windows.evenly_padded(np.ones((channels, 1, 1, 1)), facts)
     return c.from_image(c.convolved(name, kernel, None, (1, 1), padding, (1, 1), channels), dims - 2)
 

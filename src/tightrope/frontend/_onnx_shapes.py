@@ -12,7 +12,6 @@ from tightrope.frontend._onnx_converter import (
     Handlers,
     Operand,
     Value,
-    bounded,
     constant_of,
     ints_of,
     list_option,
@@ -41,7 +40,7 @@ def _stored(c: Converter, node: OnnxNode) -> Operand:
 def _filled(c: Converter, node: OnnxNode, shape: Operand | None) -> Operand:
     """ConstantOfShape."""
     value = node.attributes.get("value", np.zeros(1))
-    return np.full(bounded(ints_of(shape)), value.reshape(()), dtype=value.dtype)
+    return np.full(c.made(ints_of(shape)), value.reshape(()), dtype=value.dtype)
 
 
 def _identity(c: Converter, node: OnnxNode, x: Operand, *_: Operand | None) -> Operand:
@@ -125,14 +124,14 @@ def _transpose(c: Converter, node: OnnxNode, x: Operand) -> Operand:
 def _taken(c: Converter, x: Operand, axis: int, positions: Array) -> Operand:
     """Entries along an axis by their positions."""
     if isinstance(x, np.ndarray):
-        bounded((*x.shape[:axis], len(positions), *x.shape[axis + 1 :]))
+        c.made((*x.shape[:axis], len(positions), *x.shape[axis + 1 :]))
         return x.take(positions, axis)
     count = x.shape[axis]
     if len(positions) == count and bool((positions == np.arange(count)).all()):
         return x
     if len(positions) == 0:
         raise ValueError("takes nothing")
-    matrix = np.zeros(bounded((len(positions), count)))
+    matrix = np.zeros(c.made((len(positions), count)))
     matrix[np.arange(len(positions)), positions] = 1.0
     return c.along(x, axis, matrix)
 
@@ -174,7 +173,9 @@ def _split(c: Converter, node: OnnxNode, x: Operand, sizes: Operand | None = Non
 
 def _concat(c: Converter, node: OnnxNode, *parts: Operand | None) -> Operand:
     if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate([constant_of(part) for part in parts], node.get("axis", 0))
+        arrays = [constant_of(part) for part in parts]
+        c.made((sum(array.size for array in arrays),))
+        return np.concatenate(arrays, node.get("axis", 0))
     values = [value_of(part) for part in parts]
     dims = len(values[0].shape)
     axis = positive_axis(node.get("axis", 0), dims)
@@ -192,7 +193,7 @@ def _concat(c: Converter, node: OnnxNode, *parts: Operand | None) -> Operand:
 
 def _expand(c: Converter, node: OnnxNode, x: Operand, shape: Operand) -> Operand:
     target = np.broadcast_shapes(tuple(x.shape), ints_of(shape))
-    return np.broadcast_to(x, bounded(target)) if isinstance(x, np.ndarray) else with_shape(x, target)
+    return np.broadcast_to(x, c.made(target)) if isinstance(x, np.ndarray) else with_shape(x, target)
 
 
 HANDLERS: Handlers = {

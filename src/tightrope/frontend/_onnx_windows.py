@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -85,6 +84,14 @@ def _automatic(facts: Windows, rule: str, image: Sequence[int]) -> Windows:
     return facts._replace(begin=begin, end=end)
 
 
+def padded_shape(kernel: Sequence[int], facts: Windows) -> tuple[int, ...]:
+    """The shape of the kernel that :func:`evenly_padded` makes, known before it is made."""
+    if facts.begin == facts.end:
+        return tuple(kernel)
+    extra = (abs(end - begin) for begin, end in zip(facts.begin, facts.end, strict=True))
+    return (*kernel[:2], *(n + more for n, more in zip(facts.extent, extra, strict=True)))
+
+
 def evenly_padded(kernel: Array, facts: Windows) -> tuple[Array, Pair, Pair]:
     """The same convolution with as many zeros before the image as behind it: kernel, padding, dilation.
 
@@ -97,8 +104,6 @@ def evenly_padded(kernel: Array, facts: Windows) -> tuple[Array, Pair, Pair]:
     sides = list(zip(facts.begin, facts.end, strict=True))
     widths = [(0, 0), (0, 0), *((max(0, end - begin), max(0, begin - end)) for begin, end in sides)]
     padding = (max(sides[0]), max(sides[1]))
-    if np.prod([n + sum(w) for n, w in zip(spread.shape, widths, strict=True)]) > LARGEST_TENSOR:
-        raise ValueError("has pads that are too large")
     return np.pad(spread, widths), padding, (1, 1)
 
 
@@ -120,9 +125,9 @@ def pool_sizes(facts: Windows, image: Sequence[int], grid: Sequence[int], padded
         return np.full(tuple(grid), float(np.prod(facts.kernel)))
     counts = []
     for n, k, s, begin, places in zip(image, facts.kernel, facts.stride, facts.begin, grid, strict=True):
-        starts = (s * place - begin for place in range(places))
-        counts.append([max(0, min(start + k, n) - max(start, 0)) for start in starts])
-    sizes = np.array([float(a * b) for a, b in itertools.product(*counts)]).reshape(tuple(grid))
+        starts = s * np.arange(places) - begin
+        counts.append(np.maximum(0.0, np.minimum(starts + k, n) - np.maximum(starts, 0)))
+    sizes: Array = np.multiply.outer(*counts)
     if not sizes.all():
         raise ValueError("has a window that sees nothing but padding")
     return sizes

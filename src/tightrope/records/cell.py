@@ -26,6 +26,7 @@ class CellRecord(BaseModel):
         evaluations: losses of a mini-batch evaluated in training, each differentiated if ``differentiated``.
         train_seconds, certify_seconds: what it took.
         dataset, network, epochs, train_images, processor, threads: what was trained, how long, on what.
+        settings: fingerprint of what the suite said about the cell.
         departures: settings that are not those of the literature's recipe for the variant.
         note: of the suite on the variant.
     """
@@ -60,6 +61,7 @@ class CellRecord(BaseModel):
     train_images: int = 0
     processor: str = ""
     threads: int = 0
+    settings: str = ""
     departures: tuple[str, ...] = ()
     note: str = ""
 

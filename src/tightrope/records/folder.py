@@ -58,6 +58,11 @@ class RunFolder:
         epochs = sorted(int(match[1]) for match in found if match)
         return {epoch: self.weights_after(epoch) for epoch in epochs}
 
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's logs, where they were asked for."""
+        return self.path / "tensorboard"
+
     def holds_only_a_beginning(self) -> bool:
         """Whether there is nothing in it but what a run writes before its record."""
         started = {path.name for path in (self.config, self.network, self.checkpoint)}

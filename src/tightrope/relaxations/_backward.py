@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tightrope.core.bounds import Bounds, Interval, Lines, Params, Shape
 from tightrope.core.box import Box
-from tightrope.core.coef import Coef, Dense, identity
+from tightrope.core.coef import Coef, Dense, identity, unit_rows
 from tightrope.core.deadline import check_time
 from tightrope.core.frame import Pair
 from tightrope.core.lowering import can_recompute, chunk_entries, keeps
@@ -31,9 +31,12 @@ from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import below
 from tightrope.core.spec import Spec
-from tightrope.relaxations._interval import Forward, forward_intervals
+from tightrope.relaxations._interval import Forward, advance, forward_intervals, image
 from tightrope.relaxations._rounding import Rounding, after_entry
 from tightrope.relaxations._slopes import Rule
+
+_SHARE = 0.75
+"""Of the coefficients of all rows of a node, up to which it pays to bound some of the rows one by one."""
 
 
 def backward_bounds(
@@ -46,6 +49,7 @@ def backward_bounds(
     forward: Forward | None = None,
     *,
     rigorous: bool = False,
+    sparse: bool = False,
 ) -> Bounds:
     """Bounds by back-substitution of every pre-activation that ``pre`` does not give, then of the spec's rows.
 
@@ -54,12 +58,15 @@ def backward_bounds(
     Args:
         forward: the interval pass, if it is there already.
         rigorous: whether the bounds hold for real arithmetic.
+        sparse: whether neurons that are stable on their intervals take these as well. In that interval pass non-linear
+            ops take the bounds of their inputs. Looks at values: where rigorous bounds are asked for, elsewhere not.
     """
     forward = forward or forward_intervals(network, params, box, only=network.affine_prefix, rigorous=rigorous)
     engine = Engine(network, params, forward)
     if rigorous:
         engine.rounding = Rounding(network, params, box.lower.dtype)
         engine.rounding.ends_at(network.entry, forward.interval(network.entry))
+    sparse = sparse and rigorous
     passed = frozenset(node.name for node in after_entry(network))
     known: dict[str, Interval] = {}
     for node in network.nodes:
@@ -70,6 +77,8 @@ def backward_bounds(
                     known[name] = pre[name]
                 elif name in network.exact_intervals:
                     known[name] = forward.intervals[name]
+                elif sparse:
+                    known[name] = engine.sparse_bounds(name, forward.interval(name))
                 else:
                     known[name] = engine.node_bounds(name)
             engine.lines[node.name] = rule(node.op, known[name])
@@ -78,6 +87,11 @@ def backward_bounds(
                 engine.rounding.elementwise(node, known[name])
         elif engine.rounding is not None and node.name in passed:
             engine.rounding.affine(node)
+        if sparse and isinstance(node.op, ElementwiseOp):
+            forward.intervals[node.name] = image(node.op, known[node.inputs[0]])
+        elif sparse and node.name not in network.affine_prefix:
+            with direct_convolutions():
+                advance(forward, network, params, node, {})
     return Bounds(engine.spec_bounds(spec), known)
 
 
@@ -117,17 +131,50 @@ class Engine:
         def upper(first: int, last: int) -> Tensor:
             return self._upper_bounds(name, identity(shape, first, last, self._radius))
 
-        found = [part.chunk(2, dim=1) for part in self._in_chunks(upper, name, shape[0], 2 * math.prod(shape[1:]))]
-        full = (self._batch, *shape)
-        above, below = (torch.cat(parts, 1).reshape(full) for parts in zip(*found, strict=True))
-        return Interval(-below, above)
+        found = self._in_chunks(upper, name, shape[0], 2 * math.prod(shape[1:]))
+        return Interval(*(end.reshape(self._batch, *shape) for end in _ends(found)))
 
-    def _in_chunks(self, upper: Callable[[int, int], Tensor], name: str, count: int, rows: int) -> list[Tensor]:
+    def sparse_bounds(self, name: str, interval: Interval) -> Interval:
+        """Both bounds of every entry of a node: an interval that holds where it makes them stable, else their own.
+
+        Which rows are bounded depends on the batch, but what comes out does not.
+        """
+        stable = _stable_on(self.network, name, interval).flatten(1)
+        most = max((~stable).sum(1).tolist(), default=0)
+        if most == 0:
+            return interval
+        one_by_one, together = (_entries_of_a_row(self.network, name, factored) for factored in (False, True))
+        if most * one_by_one > _SHARE * stable.shape[1] * together:
+            found = self.node_bounds(name)
+        else:
+            index = stable.byte().argsort(dim=1, stable=True)[:, :most]  # samples with fewer take some of the others
+            some = zip(interval, self._some_bounds(name, index), strict=True)
+            found = Interval(*(old.flatten(1).scatter(1, index, new).reshape_as(old) for old, new in some))
+        kept = stable.reshape_as(interval.lower)
+        return Interval(*(torch.where(kept, old, new) for old, new in zip(interval, found, strict=True)))
+
+    def _some_bounds(self, name: str, index: Tensor) -> Interval:
+        """Both bounds of some entries of a node, (batch, entries): others for every sample, counted row-major."""
+        shape = self.network.shapes[name]
+        each = math.prod(shape[1:])
+
+        def upper(first: int, last: int) -> Tensor:
+            part = index[:, first:last]
+            entries, kind = (part // each).unique(return_inverse=True)
+            row = kind * each + part % each
+            rows = torch.cat([row, row + len(entries) * each], 1)
+            return self._upper_bounds(name, unit_rows(shape, entries, self._radius), rows=rows)
+
+        return _ends(self._in_chunks(upper, name, index.shape[1], 2, factored=False))
+
+    def _in_chunks(
+        self, upper: Callable[[int, int], Tensor], name: str, count: int, rows: int, *, factored: bool = True
+    ) -> list[Tensor]:
         """``upper(first, last)`` over ``range(count)`` in pieces of bounded size; ``rows`` are the rows of one.
 
         Where all of them together take too much memory, each is computed anew in the backward pass.
         """
-        entries = rows * self._batch * _entries_of_a_row(self.network, name)
+        entries = rows * self._batch * _entries_of_a_row(self.network, name, factored)
         step = max(1, chunk_entries(self._radius.device) // entries)
         pieces = [(first, min(first + step, count)) for first in range(0, count, step)]
         if self.rounding is not None:
@@ -138,10 +185,19 @@ class Engine:
         return [checkpoint(upper, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
 
     def _upper_bounds(
-        self, target: str, coef: Coef, multipliers: Mapping[str, Tensor] = MappingProxyType({})
+        self,
+        target: str,
+        coef: Coef,
+        multipliers: Mapping[str, Tensor] = MappingProxyType({}),
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Upper bounds of ``coef . target`` plus the ``multipliers``' terms over the box, (batch, rows)."""
-        centres, rows, rounding = self._forward.centres, coef.rows, self.rounding
+        """Upper bounds of ``coef . target`` plus the ``multipliers``' terms over the box, (batch, rows).
+
+        Args:
+            rows: those that are wanted, others for every sample, (batch, wanted). They part where coefficients become
+                a sample's own: all that is affine behind the target is passed once.
+        """
+        centres, count, rounding = self._forward.centres, coef.rows, self.rounding
         # Nodes that are affine in what back-substitution ends with: their values at its centre are known.
         affine = self.network.affine_prefix if self.lines else centres.keys()
         affine = frozenset() if rounding is not None else affine
@@ -164,6 +220,9 @@ class Engine:
                     bound = bound + here.dot(bias.expand(self.network.shapes[node.name])[None])
                 pulled = node.op.adjoint(self.params, here)
             elif node.name in self.lines:
+                if rows is not None:
+                    here, bound, count = here.select(rows), _selected(bound, rows), rows.shape[1]
+                    waiting, rows = {name: other.select(rows) for name, other in waiting.items()}, None
                 line, constant = here.through(self.lines[node.name])
                 pulled, bound = (line,), bound + constant
             else:
@@ -184,13 +243,31 @@ class Engine:
         if rounding is not None:
             bound = bound + rounding.floor
             bound = torch.where(bound == -torch.inf, torch.nan, bound)  # an overflow; plus infinity bounds everything
-        return bound.expand(self._batch, rows)
+        return bound.expand(self._batch, count) if rows is None else _selected(bound.expand(self._batch, count), rows)
 
     def _slack(self, node: Node) -> Tensor:
         assert self.rounding is not None
         if node.name in self.lines:
             return self.rounding.through(node, self.lines[node.name])
         return self.rounding.slack[node.name]
+
+
+def _ends(parts: list[Tensor]) -> Interval:
+    """From upper bounds of rows +x and then -x, of pieces of the rows."""
+    above, below = (torch.cat(half, 1) for half in zip(*(part.chunk(2, dim=1) for part in parts), strict=True))
+    return Interval(-below, above)
+
+
+def _stable_on(network: Network, name: str, interval: Interval) -> Tensor:
+    """Where all that a node feeds is one line on an interval of it, (batch, *shape)."""
+    ops = [node.op for node in network.nodes if name in node.inputs and isinstance(node.op, ElementwiseOp)]
+    finite = torch.isfinite(interval.upper - interval.lower)  # lines of an infinite interval are none
+    return torch.stack([op.stable(interval) & finite for op in ops]).all(0)
+
+
+def _selected(bound: Tensor, rows: Tensor) -> Tensor:
+    """(batch or 1, all rows) or a number -> (batch, rows)."""
+    return bound.expand(rows.shape[0], -1).gather(1, rows) if bound.ndim else bound
 
 
 class _Row(NamedTuple):
@@ -231,9 +308,9 @@ class _Row(NamedTuple):
         return _Row(extent, None if self.pulled else self.factor, pulled=bool(self.factor))
 
 
-def _entries_of_a_row(network: Network, target: str) -> int:
+def _entries_of_a_row(network: Network, target: str, factored: bool = True) -> int:
     """Coefficients that one row of a node takes where it takes most, on its way to the entry."""
-    rows = {target: _Row((1, 1) if len(network.shapes[target]) == 3 else None, 0)}
+    rows = {target: _Row((1, 1) if len(network.shapes[target]) == 3 else None, 0 if factored else None)}
     most = 1
     for node in reversed(network.nodes):
         if node.name in rows and node.name != network.entry:

@@ -101,26 +101,29 @@ def _forward(
     found = Forward({}, {}, {}, rigorous)
     found.intervals[INPUT] = Interval(*box)
     found.centres[INPUT], found.radii[INPUT] = found.middle(INPUT)
-    given = pre or {}
     for node in network.nodes:
-        if only is not None and node.name not in only:
-            continue
-        if isinstance(node.op, ElementwiseOp | JoinOp):
-            found.intervals[node.name] = given.get(node.name) or _range(node, found)
-            continue
-        assert isinstance(node.op, AffineOp)
-        middles = [found.middle(name) for name in node.inputs]
-        centre = node.op.forward(params, *(c for c, _ in middles))
-        found.centres[node.name] = centre
-        if rigorous:
-            found.radii[node.name] = _radius(node.op, params, middles, centre)
-        else:
-            found.radii[node.name] = node.op.linear_abs(params, *(r for _, r in middles))
-        if node.name in given:
-            found.intervals[node.name] = given[node.name]
-        elif node.name in network.pre_activations:
-            found.intervals[node.name] = found.interval(node.name)
+        if only is None or node.name in only:
+            advance(found, network, params, node, pre or {})
     return found
+
+
+def advance(found: Forward, network: Network, params: Params, node: Node, given: Mapping[str, Interval]) -> None:
+    """Add what is to be known of a node whose inputs are there, see :func:`forward_intervals`."""
+    if isinstance(node.op, ElementwiseOp | JoinOp):
+        found.intervals[node.name] = given.get(node.name) or _range(node, found)
+        return
+    assert isinstance(node.op, AffineOp)
+    middles = [found.middle(name) for name in node.inputs]
+    centre = node.op.forward(params, *(c for c, _ in middles))
+    found.centres[node.name] = centre
+    if found.rigorous:
+        found.radii[node.name] = _radius(node.op, params, middles, centre)
+    else:
+        found.radii[node.name] = node.op.linear_abs(params, *(r for _, r in middles))
+    if node.name in given:
+        found.intervals[node.name] = given[node.name]
+    elif node.name in network.pre_activations:
+        found.intervals[node.name] = found.interval(node.name)
 
 
 def _range(node: Node, found: Forward) -> Interval:

@@ -14,13 +14,13 @@ from tightrope.records.cell import CellRecord
 from tightrope.records.intervals import paired, wilson
 from tightrope.reports.comparison import difference
 from tightrope.reports.tables import Cell, Table
-from tightrope.reports.units import duration, percent, span
+from tightrope.reports.units import duration, percent, printed
 
 Axis = Literal["relaxation", "smoother", "start", "variant"]
 Group = Sequence[CellRecord]
 """Cells that differ in their seeds alone."""
 
-HEADS = ("Nat. (%)", "Adv. (%)", "Cert. (%)", "95 %", "Unknown (%)", "Seeds", "Time")
+HEADS = ("Nat. (%)", "Adv. (%)", "Cert. (%)", "Unknown (%)", "Time")
 
 
 class _Section(BaseModel):
@@ -78,11 +78,12 @@ def cell_table(
     """
     common, own = _departures(cells, layout.rows)
     texts = list(dict.fromkeys(own[row] for row in order[layout.rows] if own.get(row)))
-    labels = [f"{row} [{texts.index(own[row]) + 1}]" if own.get(row) else row for row in order[layout.rows]]
+    marks = [f" [{texts.index(own[row]) + 1}]" if own.get(row) else "" for row in order[layout.rows]]
+    labels = [f"{printed(row)}{mark}" for row, mark in zip(order[layout.rows], marks, strict=True)]
     heads, body = _grid(cells, layout, order) if layout.columns else _list(cells, layout, order)
     rows = tuple((Cell(label), *entries) for label, entries in zip(labels, body, strict=True))
     footnotes = [f"[{number}] {text}." for number, text in enumerate(texts, start=1)]
-    about = [*_about(cells), _how_sure(cells, layout), *_scale(cells, literature), *common, *footnotes]
+    about = [*_about(cells), *_how_sure(cells, layout), *_scale(cells, literature), *common, *footnotes]
     return Table(layout.title, (layout.heading, *heads), rows, " ".join(about))
 
 
@@ -102,70 +103,59 @@ def _list(
 ) -> tuple[tuple[str, ...], list[list[Cell]]]:
     groups = {row: _where(cells, layout.rows, row) for row in order[layout.rows]}
     base = groups.get(layout.baseline)
-    heads = HEADS if base is None else (*HEADS, f"against {layout.baseline}")
-    return heads, [_measures(group, base) for group in groups.values()]
+    heads = HEADS if base is None else (*HEADS, f"against {printed(layout.baseline)}")
+    against = [[] if base is None else [Cell(_against(group, base))] for group in groups.values()]
+    body = [_measures(group, base or [], _seeds(cells)) for group in groups.values()]
+    return heads, [[*measures, *more] for measures, more in zip(body, against, strict=True)]
 
 
 def _grid(
     cells: Group, layout: Layout, order: Mapping[Axis, Sequence[str]]
 ) -> tuple[tuple[str, ...], list[list[Cell]]]:
     assert layout.columns is not None
-    columns = tuple(order[layout.columns])
-    groups = {
-        (row, column): _where(_where(cells, layout.rows, row), layout.columns, column)
-        for row in order[layout.rows]
-        for column in columns
-    }
-    body = [
-        [_place(groups[row, column], groups.get(_baseline(layout, order, row, column), [])) for column in columns]
-        for row in order[layout.rows]
-    ]
-    return columns, body
+    rows, columns = order[layout.rows], order[layout.columns]
 
+    def group(row: str, column: str) -> Group:
+        assert layout.columns is not None
+        return _where(_where(cells, layout.rows, row), layout.columns, column)
 
-def _baseline(layout: Layout, order: Mapping[Axis, Sequence[str]], row: str, column: str) -> tuple[str, str]:
-    """The place that one of a grid is compared with."""
-    assert layout.columns is not None
-    return (row, layout.baseline) if layout.baseline in order[layout.columns] else (layout.baseline, column)
+    def base(row: str, column: str) -> Group:
+        return group(row, layout.baseline) if layout.baseline in columns else group(layout.baseline, column)
+
+    body = [[_certified(group(row, c), base(row, c), _seeds(cells)) for c in columns] for row in rows]
+    return tuple(map(printed, columns)), body
 
 
 def _where(cells: Group, axis: Axis, value: str) -> Group:
     return [cell for cell in cells if getattr(cell, axis) == value]
 
 
-def _measures(group: Group, base: Group | None) -> list[Cell]:
-    against = [] if base is None else [Cell(_against(group, base))]
+def _seeds(cells: Group) -> int:
+    return len({cell.seed for cell in cells})
+
+
+def _measures(group: Group, base: Group, seeds: int) -> list[Cell]:
     if not group:
-        return [Cell("not run"), *(Cell("") for _ in HEADS[1:]), *against]
-    natural, adversarial, certified, unknown = (_mean(group, key) for key in _SHARES)
+        return [Cell("not run"), *(Cell("") for _ in HEADS[1:])]
+    natural, adversarial, unknown = (_share(group, key) for key in ("natural", "adversarial", "unknown"))
     seconds = fmean(cell.train_seconds for cell in group)
-    shown = [
-        *(Cell(percent(share), share) for share in (natural, adversarial, certified)),
-        Cell(span(*interval(group))),
-    ]
-    return [*shown, Cell(percent(unknown), unknown), _number(len(group)), Cell(duration(seconds), seconds), *against]
+    return [natural, adversarial, _certified(group, base, seeds), unknown, Cell(duration(seconds), seconds)]
 
 
-_SHARES = ("natural", "adversarial", "certified", "unknown")
+def _share(group: Group, key: str) -> Cell:
+    mean = fmean(getattr(cell, key) for cell in group)
+    return Cell(percent(mean), mean)
 
 
-def _mean(group: Group, key: str) -> float:
-    return fmean(getattr(cell, key) for cell in group)
-
-
-def _number(value: int) -> Cell:
-    return Cell(str(value), float(value))
-
-
-def _place(group: Group, base: Group) -> Cell:
-    """Certified accuracy, half its interval, and a sign where it surely differs from the baseline."""
+def _certified(group: Group, base: Group, seeds: int) -> Cell:
+    """Certified accuracy, half its interval, a star if there are fewer seeds than elsewhere, and a sign where it surely
+    differs from the baseline."""
     if not group:
         return Cell("not run")
-    certified, (low, high) = _mean(group, "certified"), interval(group)
-    seeds, _, least, most = difference(group, base)
-    sign = "" if seeds < 2 or least <= 0 <= most else " (+)" if least > 0 else " (-)"
-    text = f"{percent(certified)} ± {percent(max(high - certified, certified - low))}{sign}"
-    return Cell(text, certified, note=f"natural {percent(_mean(group, 'natural'))}")
+    mean, (low, high) = fmean(cell.certified for cell in group), interval(group)
+    star = "*" if len(group) < seeds else ""
+    text = f"{percent(mean)} ± {percent(max(high - mean, mean - low))}{star}{_sign(group, base)}"
+    return Cell(text, mean, note=f"natural {_share(group, 'natural').text}")
 
 
 def interval(group: Group) -> tuple[float, float]:
@@ -176,12 +166,14 @@ def interval(group: Group) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
+def _sign(group: Group, base: Group) -> str:
+    seeds, _, low, high = difference(group, base)
+    return "" if seeds < 2 or low <= 0 <= high else " (+)" if low > 0 else " (-)"
+
+
 def _against(group: Group, base: Group) -> str:
     seeds, mean, low, high = difference(group, base)
-    if seeds < 2 or group == base:
-        return ""
-    order = "" if low <= 0 <= high else ", above" if low > 0 else ", below"
-    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}){order}"
+    return "" if seeds < 2 or group == base else f"{100 * mean:+.1f} ± {50 * (high - low):.1f}"
 
 
 def _departures(cells: Group, axis: Axis) -> tuple[list[str], dict[str, str]]:
@@ -204,7 +196,7 @@ def _about(cells: Group) -> list[str]:
         return []
     images = _listed(f"{cell.images:,} {cell.split} images of {cell.dataset} at eps {cell.eps}" for cell in cells)
     networks = _listed(f"{cell.network} ({cell.weights:,} weights)" for cell in cells)
-    length = _listed(f"{cell.epochs} epochs on {cell.train_images:,} images" for cell in cells)
+    length = _listed(f"{cell.epochs} epoch{'s' * (cell.epochs != 1)} on {cell.train_images:,} images" for cell in cells)
     machines = _listed(f"{c.threads} thread{'s' * (c.threads != 1)} of {c.processor}" for c in cells if c.threads)
     return [
         f"{networks}, {length}; {images}, complete verification; time is of training"
@@ -212,13 +204,19 @@ def _about(cells: Group) -> list[str]:
     ]
 
 
-def _how_sure(cells: Group, layout: Layout) -> str:
-    over = "95 % intervals are Student's over seeds, and Wilson's over the images where there is a single seed"
-    if layout.columns:
-        mark = f"(+) and (-): by the paired differences surely above and below {layout.baseline}"
-        return f"Certified accuracy in % ± half the interval. {over}; {mark}."
-    order = "; an order is claimed only where that of the paired differences excludes 0" if layout.baseline else ""
-    return f"{over}{order}."
+def _how_sure(cells: Group, layout: Layout) -> list[str]:
+    if not cells:
+        return []
+    seeds = _seeds(cells)
+    if seeds == 1:
+        return ["Certified accuracy ± half of Wilson's 95 % interval over the images: one seed shows no order."]
+    fewer = " (* fewer; of a single one Wilson's over the images)"
+    sure = f"Certified accuracy ± half of Student's 95 % interval over {seeds} seeds{fewer}."
+    base = printed(layout.baseline)
+    return [
+        sure,
+        f"(+) and (-): surely above and below {base}, as the 95 % interval of the paired differences excludes 0.",
+    ]
 
 
 def _scale(cells: Group, literature: Literature | None) -> list[str]:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from tightrope.records.image import NATURAL
-from tightrope.reports.gather import Certification, Radii, TrainedRun
+from tightrope.reports.gather import Certification, Radii
 from tightrope.reports.results import KINDS, Group, Kind, pareto
 from tightrope.reports.tables import Cell, Table
-from tightrope.reports.units import duration, number, percent, printed, radius, rank, span
+from tightrope.reports.units import duration, percent, printed, radius, rank, span
 
 Figure = dict[str, Any]
 TINTS = 6
@@ -63,6 +63,16 @@ def wrapped(text: str, width: int = 24) -> str:
     return "<br>".join(safe(part) for part in [*lines, line])
 
 
+def finite(value: float) -> float | None:
+    """A number that JSON has, or a gap in a line."""
+    return value if math.isfinite(value) else None
+
+
+def legend(label: str, index: int, shown: bool) -> Figure:
+    """One entry of the legend for all lines of a run."""
+    return {"name": safe(label), "legendgroup": str(index), "showlegend": shown}
+
+
 # -------------------------------------------------------------------------------------------------- accuracies
 
 
@@ -72,7 +82,13 @@ def accuracies(groups: Sequence[Group]) -> Chart:
     names, rows = [wrapped(group.label) for group in groups], list(range(len(groups)))
     layout = {
         "xaxis": {"title": {"text": "share of the images (%)"}, "range": [0, 102]},
-        "yaxis": {"range": [len(groups) - 0.5, -0.5], "tickvals": rows, "ticktext": names, "showgrid": False},
+        "yaxis": {
+            "range": [len(groups) - 0.5, -0.5],
+            "tickvals": rows,
+            "ticktext": names,
+            "showgrid": False,
+            "zeroline": False,
+        },
     }
     several = any(group.seeds > 1 for group in groups)
     bars = "95 % intervals of the images" + (", or one standard deviation over the seeds" if several else "")
@@ -142,7 +158,11 @@ def tradeoff(groups: Sequence[Group]) -> Chart:
         "hoverinfo": "skip",
         "tint": "muted",
     }
-    points = [_tradeoff_point(group, index, longest) for index, group in enumerate(groups)]
+    marks = _marks(groups)
+    points = [_tradeoff_point(group, mark, longest) for group, mark in zip(groups, marks, strict=True)]
+    meaning = (
+        "Colour: relaxation; shape: smoother. The area" if any(one != other for one, other in marks) else "The area"
+    )
     layout = {
         "xaxis": {"title": {"text": "natural accuracy (%)"}},
         "yaxis": {"title": {"text": "certified accuracy (%)"}},
@@ -150,7 +170,7 @@ def tradeoff(groups: Sequence[Group]) -> Chart:
     unbeaten = ", ".join(group.label for group in front)
     return Chart(
         "Natural against certified accuracy",
-        "The area of a point is the time of training. No other network here has more of both than those on the front.",
+        f"{meaning} is the time of training. No other network has more of both than those on the front.",
         f"Natural against certified accuracy of {len(groups)} networks. On the Pareto front: {unbeaten}.",
         {"data": [line, *points] if len(front) > 1 else points, "layout": layout},
         _accuracy_table(groups),
@@ -158,7 +178,16 @@ def tradeoff(groups: Sequence[Group]) -> Chart:
     )
 
 
-def _tradeoff_point(group: Group, index: int, longest: float) -> Figure:
+def _marks(groups: Sequence[Group]) -> list[tuple[int, int]]:
+    """Of each network the numbers of a colour and a shape: its relaxation and its smoother, if these tell all apart."""
+    pairs = [(group.first.relaxation, group.first.smoother) for group in groups]
+    if len(set(pairs)) < len(pairs):
+        return [(index, index) for index in range(len(groups))]
+    relaxations, smoothers = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    return [(relaxations.index(relaxation), smoothers.index(smoother)) for relaxation, smoother in pairs]
+
+
+def _tradeoff_point(group: Group, mark: tuple[int, int], longest: float) -> Figure:
     natural, certified = group.mean("natural"), group.mean("certified")
     said = f"natural {percent(natural)} %, certified {percent(certified)} %<br>{duration(group.seconds)} of training"
     return {
@@ -169,10 +198,10 @@ def _tradeoff_point(group: Group, index: int, longest: float) -> Figure:
         "y": [100 * certified],
         "error_x": _errors([natural], [group.ends("natural")]),
         "error_y": _errors([certified], [group.ends("certified")]),
-        "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": [9 + 21 * math.sqrt(group.seconds / longest)]},
+        "marker": {"symbol": SYMBOLS[mark[1] % len(SYMBOLS)], "size": [9 + 21 * math.sqrt(group.seconds / longest)]},
         "text": [f"{safe(group.label)}<br>{said}"],
         "hovertemplate": "%{text}<extra></extra>",
-        "tint": index % TINTS,
+        "tint": mark[0] % TINTS,
     }
 
 
@@ -180,21 +209,19 @@ def cost(groups: Sequence[Group]) -> Chart:
     """Certified accuracy against the time of training."""
     points = [
         {
-            **_tradeoff_point(group, index, 1.0),
+            **_tradeoff_point(group, mark, 1.0),
             "x": [group.seconds],
             "error_x": {"visible": False},
-            "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 11},
+            "marker": {"symbol": SYMBOLS[mark[1] % len(SYMBOLS)], "size": 11},
         }
-        for index, group in enumerate(groups)
+        for group, mark in zip(groups, _marks(groups), strict=True)
     ]
     layout = {
         "xaxis": {"title": {"text": "time of training (s)"}, "type": "log"},
         "yaxis": {"title": {"text": "certified accuracy (%)"}},
     }
     said = "; ".join(f"{g.label}: {percent(g.mean('certified'))} % after {duration(g.seconds)}" for g in groups)
-    caption = (
-        "Times are of the machines that the runs were trained on, see Environment; they compare on one machine only."
-    )
+    caption = "Times are of the machines that the runs were trained on, see below: they compare on one machine only."
     figure = {"data": points, "layout": layout}
     return Chart("Certified accuracy against cost", caption, f"{said}.", figure, _accuracy_table(groups), height=380)
 
@@ -212,7 +239,7 @@ def radius_curves(found: Sequence[tuple[str, Radii]]) -> Chart:
         for kind, dash in (("certified", "solid"), ("adversarial", "dot")):
             shares = [getattr(point, f"{kind}_accuracy") for point in curve]
             line = _radius_line(f"{label}, {kind}", curve, shares, dash, index)
-            data.append(line | _legend(label, index, kind == "certified"))
+            data.append(line | legend(label, index, kind == "certified"))
         shown = [point for position, point in enumerate(curve) if position % max(1, len(curve) // 16) == 0]
         rows += [
             (
@@ -238,11 +265,6 @@ def radius_curves(found: Sequence[tuple[str, Radii]]) -> Chart:
         Table("The numbers", ("network", "radius", "adversarial (%)", "certified (%)"), tuple(rows)),
         height=380,
     )
-
-
-def _legend(label: str, index: int, shown: bool) -> Figure:
-    """One entry for all lines of a run."""
-    return {"name": safe(label), "legendgroup": str(index), "showlegend": shown}
 
 
 def _radius_line(name: str, curve: Sequence[Any], shares: Sequence[float], dash: str, index: int) -> Figure:
@@ -338,116 +360,6 @@ def _turn(method: str) -> tuple[int, int, str]:
     """In the order in which methods are tried: the image itself, the attack, then from cheap to tight."""
     first = {NATURAL: 0, "pgd": 1, "apgd": 1}
     return first.get(method, 2), rank(method), method
-
-
-# ---------------------------------------------------------------------------------------------------- training
-
-_CURVES: tuple[tuple[str, str, str], ...] = (
-    ("natural_accuracy", "Natural accuracy in training", "%"),
-    ("surrogate_accuracy", "Surrogate accuracy in training", "%"),
-    ("loss", "Loss in training", ""),
-    ("grad_norm", "Norm of the gradient estimate", ""),
-    ("snr", "Signal-to-noise ratio of the gradient estimate", ""),
-    ("plain_cosine", "Cosine of the estimate with the plain gradient", ""),
-    ("jump_share", "Share of jumps in the loss's change along a step", ""),
-)
-
-
-def training_curves(runs: Sequence[TrainedRun]) -> list[Chart]:
-    """One for each of the metrics that some run has, and the schedules."""
-    with_epochs = [run for run in runs if run.epochs]
-    if not with_epochs:
-        return []
-    charts = [_metric_curves(with_epochs, *curve) for curve in _CURVES]
-    return [chart for chart in (*charts, _schedules(with_epochs)) if chart]
-
-
-def _metric_curves(runs: Sequence[TrainedRun], metric: str, title: str, unit: str) -> Chart | None:
-    scale = 100 if unit == "%" else 1
-    data, rows, said = list[Figure](), list[tuple[Cell, ...]](), list[str]()
-    for index, run in enumerate(runs):
-        for part, dash in (("validation", "solid"), ("train", "dot")):
-            values = [(e.epoch, scale * getattr(e, part)[metric]) for e in run.epochs if metric in getattr(e, part)]
-            if not values:
-                continue
-            first = not any(trace["legendgroup"] == str(index) for trace in data)
-            data.append(_curve(f"{run.label}, {part}", values, dash, index, unit) | _legend(run.label, index, first))
-            said.append(f"{run.label}, {part}: {number(values[-1][1])}{unit and ' ' + unit} at the end")
-            shown = values[:: max(1, len(values) // 20)]
-            shown = shown if shown[-1] == values[-1] else [*shown, values[-1]]
-            rows += [(Cell(run.label), Cell(part), Cell(str(e), e), Cell(number(v), _finite(v))) for e, v in shown]
-    if not data:
-        return None
-    caption = "Solid: validation split. Dotted: mean of the training steps of an epoch."
-    if metric == "surrogate_accuracy":
-        caption += " The surrogate is what training bounds or attacks; it is no certificate."
-    layout: dict[str, Figure] = {
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": f"{metric.replace('_', ' ')}{unit and f' ({unit})'}"}},
-    }
-    if metric == "loss" and _spans_decades(data):
-        layout["yaxis"]["type"] = "log"
-    columns = ("run", "split", "epoch", metric.replace("_", " "))
-    table = Table("The numbers", columns, tuple(rows), "Not every epoch where there are many.")
-    return Chart(title, caption, f"{title} by epoch. {'; '.join(said)}.", {"data": data, "layout": layout}, table)
-
-
-def _spans_decades(data: Iterable[Figure]) -> bool:
-    values = [value for trace in data for value in trace["y"] if value is not None]
-    return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
-
-
-def _curve(name: str, values: Sequence[tuple[int, float]], dash: str, index: int, unit: str) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines" if len(values) > 1 else "markers",
-        "name": safe(name),
-        "x": [epoch for epoch, _ in values],
-        "y": [_finite(value) for _, value in values],
-        "line": {"dash": dash, "width": 2},
-        "hovertemplate": f"{safe(name)}<br>epoch %{{x}}: %{{y:.4g}} {unit}<extra></extra>",
-        "tint": index % TINTS,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _schedules(runs: Sequence[TrainedRun]) -> Chart:
-    columns = ("run", "epoch", "eps", "learning rate", "noise (std)", "time")
-    facts: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
-        ("eps", "solid", lambda e: e.eps),
-        ("learning rate", "dot", lambda e: e.lr),
-        ("noise (std)", "dashdot", lambda e: e.std),
-    )
-    data, rows = list[Figure](), list[tuple[Cell, ...]]()
-    for index, run in enumerate(runs):
-        for name, dash, value in facts:
-            values = [(epoch.epoch, value(epoch)) for epoch in run.epochs]
-            if any(found > 0 for _, found in values):
-                data.append(
-                    _curve(f"{run.label}, {name}", values, dash, index, "") | _legend(run.label, index, name == "eps")
-                )
-        shown = run.epochs[:: max(1, len(run.epochs) // 20)]
-        rows += [
-            (
-                Cell(run.label),
-                Cell(str(e.epoch), e.epoch),
-                *(Cell(number(value(e)), value(e)) for _, _, value in facts),
-                Cell(duration(e.seconds), e.seconds),
-            )
-            for e in shown
-        ]
-    layout = {
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "at the end of the epoch"}, "type": "log", "exponentformat": "power"},
-    }
-    alt = "Radius, learning rate and weight noise by epoch."
-    caption = "Solid: training radius. Dotted: learning rate. Dash-dotted: standard deviation of the weight noise."
-    return Chart(
-        "Schedules", caption, alt, {"data": data, "layout": layout}, Table("The numbers", columns, tuple(rows))
-    )
 
 
 def figure_of(chart: Chart) -> Figure:

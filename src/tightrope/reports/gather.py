@@ -97,11 +97,6 @@ class Radii:
         """Images that it is to search."""
         return int(self.header["run"]["count"])
 
-    @property
-    def what(self) -> str:
-        """In words."""
-        return f"{self.total:,} images of {self.header.get('dataset', 'data')} {self.header.get('split', '')}".strip()
-
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -110,7 +105,6 @@ class TrainedRun:
     Attributes:
         label: what it is called here; no two are called the same.
         certifications, radii: in the order of their files.
-        cell: of an experiment, if it is one.
     """
 
     label: str
@@ -119,7 +113,6 @@ class TrainedRun:
     epochs: tuple[EpochRecord, ...]
     certifications: tuple[Certification, ...] = ()
     radii: tuple[Radii, ...] = ()
-    cell: CellRecord | None = None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -149,6 +142,22 @@ class TrainedRun:
 
 
 @dataclass(frozen=True)
+class TrainedCell:
+    """A cell of an experiment.
+
+    Attributes:
+        label: what it is called here; no two are called the same.
+        path: its folder.
+        config: the settings; empty where only the cell's own record was kept.
+    """
+
+    label: str
+    path: Path
+    record: CellRecord
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Gathered:
     """Everything that a report is about.
 
@@ -159,7 +168,7 @@ class Gathered:
     """
 
     runs: tuple[TrainedRun, ...] = ()
-    cells: tuple[TrainedRun, ...] = ()
+    cells: tuple[TrainedCell, ...] = ()
     unfinished: tuple[Path, ...] = ()
 
 
@@ -176,16 +185,16 @@ def gather(paths: Sequence[Path]) -> Gathered:
     repeated = [path for path, times in Counter(path.resolve() for path in paths).items() if times > 1]
     if repeated:
         raise InputError(f"{repeated[0]} was given twice.")
-    runs, cells, unfinished = list[TrainedRun](), list[TrainedRun](), list[Path]()
+    runs, cells, unfinished = list[TrainedRun](), list[TrainedCell](), list[Path]()
     for path in paths:
         folders = _run_folders(path)
         if folders == [path] or not any(map(_is_cell, folders)):
             runs += map(read_run, folders)
             continue
         final = [folder for folder in folders if "tuning" not in folder.relative_to(path).parts]
-        cells += [read_cell_folder(folder) for folder in final if _is_cell(folder)]
+        cells += [read_cell(folder) for folder in final if _is_cell(folder)]
         unfinished += [folder for folder in final if not _is_cell(folder)]
-    return Gathered(tuple(named(runs)), tuple(named(cells)), tuple(unfinished))
+    return Gathered(tuple(named(runs)), tuple(named_cells(cells)), tuple(unfinished))
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -218,7 +227,6 @@ def read_run(path: Path) -> TrainedRun:
     record = RunRecord.read(folder.record)
     files = [file for file in sorted(path.glob("certify-*.jsonl")) if _is_whole(file)]
     headers = [(file, _header(file)) for file in files]
-    cell = CellRecord.read(path / "cell.json") if _is_cell(path) else None
     return TrainedRun(
         label=record.name,
         folder=folder,
@@ -228,19 +236,19 @@ def read_run(path: Path) -> TrainedRun:
             Certification(file, header, tuple(image.read(file))) for file, header in headers if not _of_radii(header)
         ),
         radii=tuple(_radii(file, header) for file, header in headers if _of_radii(header)),
-        cell=cell,
     )
 
 
-def read_cell_folder(path: Path) -> TrainedRun:
+def read_cell(path: Path) -> TrainedCell:
     """A cell of an experiment: its result and how it was trained, without its images.
 
     Raises:
-        MissingDataError: there is no record of the run.
+        MissingDataError: there is no record of the cell.
         CorruptDataError: a record is damaged; the file is named.
     """
-    folder, cell = RunFolder(path), CellRecord.read(path / "cell.json")
-    return TrainedRun(condition_name(cell.condition), folder, RunRecord.read(folder.record), (), cell=cell)
+    cell, run = CellRecord.read(path / "cell.json"), RunFolder(path).record
+    config = RunRecord.read(run).config if run.is_file() else {}
+    return TrainedCell(condition_name(cell.condition), path, cell, config)
 
 
 def condition_name(condition: tuple[str, ...]) -> str:
@@ -256,18 +264,27 @@ def condition_name(condition: tuple[str, ...]) -> str:
     return ", ".join(name for name in (*variant, relaxation, smoother, start) if name and name != "scratch")
 
 
-def named(runs: Iterable[TrainedRun]) -> Iterator[TrainedRun]:
+def named(runs: Iterable[TrainedRun]) -> list[TrainedRun]:
     """The same runs, told apart: by their seeds where those differ, else by their folders."""
     runs = list(runs)
-    names = Counter(run.label for run in runs)
-    seeds = Counter((run.label, run.seed) for run in runs)
-    for run in runs:
-        if names[run.label] == 1:
-            yield run
-        elif seeds[run.label, run.seed] == 1:
-            yield replace(run, label=f"{run.label}, seed {run.seed}")
+    labels = _told_apart([(run.label, run.seed, run.folder.path) for run in runs])
+    return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def named_cells(cells: Iterable[TrainedCell]) -> list[TrainedCell]:
+    """The same for cells."""
+    cells = list(cells)
+    labels = _told_apart([(cell.label, cell.record.seed, cell.path) for cell in cells])
+    return [replace(cell, label=label) for cell, label in zip(cells, labels, strict=True)]
+
+
+def _told_apart(given: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
+    names, seeds = Counter(label for label, _, _ in given), Counter((label, seed) for label, seed, _ in given)
+    for label, seed, path in given:
+        if names[label] == 1:
+            yield label
         else:
-            yield replace(run, label=f"{run.label} ({run.folder.path})")
+            yield f"{label}, seed {seed}" if seeds[label, seed] == 1 else f"{label} ({path})"
 
 
 def _is_whole(file: Path) -> bool:

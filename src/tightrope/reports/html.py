@@ -15,11 +15,13 @@ from tightrope.core.extras import require
 from tightrope.reports import charts, compare, pictures
 from tightrope.reports.charts import Chart, figure_of
 from tightrope.reports.comparison import Comparison, comparisons
-from tightrope.reports.gather import Certification, Gathered, TrainedRun, condition_name
+from tightrope.reports.gather import Certification, Gathered, TrainedCell, TrainedRun, condition_name
 from tightrope.reports.pictures import Failure, Picture
 from tightrope.reports.reproduce import caveats, commands, settings_toml
 from tightrope.reports.results import Group, by_subject, groups, results
+from tightrope.reports.surface_charts import looks
 from tightrope.reports.tables import Cell, Table, matrix, result_tables, seed_table
+from tightrope.reports.training_charts import training_curves
 from tightrope.reports.units import duration, number, percent, probability, radius
 
 EXTRA = "report"
@@ -143,7 +145,7 @@ def _hash(script: str) -> str:
 
 def _title(gathered: Gathered) -> str:
     names = list(dict.fromkeys(run.record.name for run in gathered.runs))
-    names += sorted({cell.cell.suite for cell in gathered.cells if cell.cell})
+    names += sorted({cell.record.suite for cell in gathered.cells})
     return f"Tightrope: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -165,6 +167,7 @@ def _sections(page: _Page, gathered: Gathered, found: Sequence[Group]) -> Iterab
     yield _verdicts(page, gathered.runs)
     yield _failures(gathered.runs)
     yield _training(page, gathered.runs)
+    yield _surfaces(page, gathered.runs)
     yield _settings(gathered.runs)
     yield _runs(gathered)
 
@@ -183,15 +186,19 @@ def _results(page: _Page, gathered: Gathered, found: Sequence[Group]) -> Section
 
 
 def _finding(found: Sequence[Group]) -> str:
-    """The best of each table, in a sentence."""
+    """The highest certified accuracy of each table, in a sentence."""
     if not found:
         return "Nothing is certified yet: there are no accuracies to show."
-    best = [max(each, key=lambda group: group.mean("certified")) for each in by_subject(found).values()]
-    return " ".join(
-        f"On {group.first.subject.data} at eps {group.first.subject.eps}, {group.label} is certified on "
-        f"{percent(group.mean('certified'))} % of the images and correct on {percent(group.mean('natural'))} %."
-        for group in best
-    )
+    return " ".join(map(_highest, by_subject(found).values()))
+
+
+def _highest(found: Sequence[Group]) -> str:
+    subject, most = found[0].first.subject, max(group.mean("certified") for group in found)
+    best = [group for group in found if percent(group.mean("certified")) == percent(most)]
+    names = ", ".join(f"{group.label} (natural {percent(group.mean('natural'))} %)" for group in best[:3])
+    more = f" and {len(best) - 3} more" if len(best) > 3 else ""
+    which = "The" if len(found) == 1 else "The highest"
+    return f"{which} certified accuracy on {subject.data} at eps {subject.eps} is {percent(most)} %: {names}{more}."
 
 
 def _subject(page: _Page, table: Table, found: Sequence[Group]) -> Part:
@@ -212,7 +219,7 @@ def _matrices(found: Sequence[Group]) -> Section | None:
 def _differences(gathered: Gathered) -> Section | None:
     pairs = compare.pairings(gathered.runs)
     tables = [_pairing_table(pair) for pair in pairs if pair.differences]
-    compared = comparisons(cell.cell for cell in gathered.cells if cell.cell)
+    compared = comparisons(cell.record for cell in gathered.cells)
     tables += [_comparison_table(compared)] if compared else []
     notes = [f"{pair.one_label} and {pair.other_label}: {pair.why_not}" for pair in pairs if pair.why_not]
     if not tables and not notes:
@@ -313,8 +320,22 @@ def _failed(run: TrainedRun, main: Certification) -> Part:
 
 
 def _training(page: _Page, runs: Sequence[TrainedRun]) -> Section | None:
-    drawn = [page.draw(chart) for chart in charts.training_curves(runs)]
+    drawn = [page.draw(chart) for chart in training_curves(runs)]
     return Section("training", "Training", parts=[Part(charts=drawn)]) if drawn else None
+
+
+def _surfaces(page: _Page, runs: Sequence[TrainedRun]) -> Section | None:
+    parts = [
+        Part(
+            title=f"{run.label}: {look.title}",
+            charts=[page.draw(chart) for chart in look.charts],
+            pictures=[look.picture] if look.picture else [],
+            notes=look.notes,
+        )
+        for run in runs
+        for look in looks(run.folder)
+    ]
+    return Section("surfaces", "Loss surfaces", parts=parts) if parts else None
 
 
 def _settings(runs: Sequence[TrainedRun]) -> Section | None:
@@ -331,25 +352,25 @@ def _settings(runs: Sequence[TrainedRun]) -> Section | None:
 
 def _runs(gathered: Gathered) -> Section | None:
     cards = [_card(f"run-{place}", run) for place, run in enumerate(gathered.runs, start=1)]
-    parts = [Part(tables=[_cells(gathered.cells)])] if gathered.cells else []
-    suites = {cell.cell.suite for cell in gathered.cells if cell.cell}
+    parts = [Part(folded=_cells(gathered.cells))] if gathered.cells else []
+    suites = {cell.record.suite for cell in gathered.cells}
     notes = [f"To repeat the experiment: tightrope experiment {suite}" for suite in sorted(suites)]
     parts += [Part(notes=notes)] if notes else []
     return Section("runs", "What was trained, where, and how to repeat it", parts=parts, runs=cards)
 
 
-def _cells(cells: Sequence[TrainedRun]) -> Table:
-    columns = ("cell", "changes in the settings", "processor", "training", "certification")
+def _cells(cells: Sequence[TrainedCell]) -> Table:
+    columns = ("cell", "changes in the settings", "not as in the literature", "processor", "training", "certification")
     rows = tuple(
         (
             Cell(cell.label),
-            Cell(", ".join(cell.cell.overrides)),
-            Cell(cell.record.environment.processor),
-            Cell(duration(cell.cell.train_seconds), cell.cell.train_seconds),
-            Cell(duration(cell.cell.certify_seconds), cell.cell.certify_seconds),
+            Cell(", ".join(cell.record.overrides)),
+            Cell(", ".join(cell.record.departures)),
+            Cell(cell.record.processor),
+            Cell(duration(cell.record.train_seconds), cell.record.train_seconds),
+            Cell(duration(cell.record.certify_seconds), cell.record.certify_seconds),
         )
         for cell in cells
-        if cell.cell
     )
     return Table("Cells of experiments", columns, rows)
 

@@ -20,7 +20,6 @@ from tightrope.records.image import NATURAL, ImageRecord
 from tightrope.reports.gather import Certification
 
 MOST = 6
-_SIZE = 112  # pixels of a side, at least
 
 
 @dataclass(frozen=True)
@@ -130,12 +129,10 @@ def _pictures(record: ImageRecord, image: Array, found: Array) -> tuple[Picture,
 
 
 def png(pixels: Array) -> str:
-    """An image (channels, height, width) in [0, 1] as a ``data:`` address, enlarged by whole pixels if it is small."""
+    """An image (channels, height, width) in [0, 1] as a ``data:`` address, a pixel a pixel: the page enlarges it."""
     values = np.clip(np.nan_to_num(pixels.astype(np.float64)), 0, 1)
     array = np.moveaxis(np.rint(255 * values).astype(np.uint8), 0, -1)
     picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    factor = max(1, -(-_SIZE // max(picture.size)))
-    enlarged = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
     file = io.BytesIO()
-    enlarged.save(file, "PNG", optimize=True)
+    picture.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
-from tightrope.records.cell import CellRecord
 from tightrope.records.image import CONFIDENCE
 from tightrope.records.intervals import wilson
-from tightrope.reports.gather import Gathered, TrainedRun, condition_name
+from tightrope.reports.gather import Gathered, TrainedCell, TrainedRun, condition_name
 from tightrope.reports.units import printed, radius, rank
 
 Kind = Literal["natural", "adversarial", "certified"]
@@ -127,9 +126,12 @@ class Group:
 def results(gathered: Gathered) -> list[Result]:
     """Of every run that is certified, in the order given, and of every cell, from loose to tight."""
     runs = [result for run in gathered.runs if (result := _of_run(run))]
-    cells = [(cell.cell, cell) for cell in gathered.cells if cell.cell]
-    cells.sort(key=lambda each: (each[0].start, rank(each[0].relaxation), rank(each[0].smoother), each[0].seed))
-    return runs + [_of_cell(cell, found) for found, cell in cells]
+    return runs + [_of_cell(cell) for cell in sorted(gathered.cells, key=_place)]
+
+
+def _place(cell: TrainedCell) -> tuple[str, int, int, str, int]:
+    found = cell.record
+    return found.start, rank(found.relaxation), rank(found.smoother), found.variant, found.seed
 
 
 def groups(found: Iterable[Result]) -> list[Group]:
@@ -186,17 +188,19 @@ def _of_run(run: TrainedRun) -> Result | None:
     )
 
 
-def _of_cell(cell: TrainedRun, found: CellRecord) -> Result:
+def _of_cell(cell: TrainedCell) -> Result:
+    found = cell.record
     natural, adversarial, certified = (Share.of(round(getattr(found, k) * found.images), found.images) for k in KINDS)
-    data = str(_section(cell.config, "data").get("name", "data"))
+    data = found.dataset or str(_section(cell.config, "data").get("name", "data"))
+    relaxation = printed(found.relaxation) if found.relaxation else relaxation_of(cell.config)
     return Result(
         label=cell.label,
         way=f"{found.suite}: {condition_name(found.condition)}",
         seed=found.seed,
         subject=Subject(f"{data} {found.split}", radius(found.eps), found.images, True),
-        relaxation=_relaxation_of_cell(cell, found) + ("" if found.start == "scratch" else f", {found.start}"),
+        relaxation=relaxation + ("" if found.start == "scratch" else f", {found.start}"),
         smoother=printed(found.smoother or str(_section(cell.config, "smoother").get("name", "none"))),
-        model=str(_section(cell.config, "model").get("name", "")),
+        model=found.network or str(_section(cell.config, "model").get("name", "")),
         weights=found.weights,
         natural=natural,
         adversarial=adversarial,
@@ -205,11 +209,6 @@ def _of_cell(cell: TrainedRun, found: CellRecord) -> Result:
         seconds=found.train_seconds,
         evaluations=found.evaluations,
     )
-
-
-def _relaxation_of_cell(cell: TrainedRun, found: CellRecord) -> str:
-    """By its name in the suite, or as it is set where the suite does not vary it."""
-    return printed(found.relaxation) if found.relaxation else relaxation_of(cell.config)
 
 
 def relaxation_of(config: Mapping[str, Any]) -> str:

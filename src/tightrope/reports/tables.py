@@ -69,8 +69,9 @@ def result_tables(found: Iterable[Group]) -> list[Table]:
 
 def _result_table(subject: Subject, groups: Sequence[Group]) -> Table:
     best = {kind: _largest(groups, kind) for kind in KINDS}
-    rows = tuple(_result_row(group, best if len(groups) > 1 else {}) for group in groups)
-    return Table(str(subject), HEADS, rows, _note(groups))
+    rows = [_result_row(group, best if len(groups) > 1 else {}) for group in groups]
+    known = len(HEADS) - all(group.first.evaluations is None for group in groups)
+    return Table(str(subject), HEADS[:known], tuple(row[:known] for row in rows), _note(groups))
 
 
 def _largest(groups: Sequence[Group], kind: Kind) -> str:

@@ -21,6 +21,14 @@ _PRINTED = {
     "pgd": "PGD",
     "bab": "branch and bound",
     "milp": "MILP",
+    "edac": "EDAC",
+    "trades": "TRADES",
+    "sabr": "SABR",
+    "taps": "TAPS",
+    "staps": "STAPS",
+    "mtl_ibp": "MTL-IBP",
+    "cc_ibp": "CC-IBP",
+    "exp_ibp": "EXP-IBP",
 }
 """As papers write them, and in the order of their tables: from loose to tight, from plain to smoothed."""
 

@@ -68,6 +68,18 @@ def tightened(items: Items, sample: Tensor, ascent: Ascent) -> tuple[Interval, l
     return Interval(items.neurons.of(lower, len(sample)), items.neurons.of(upper, len(sample))), found
 
 
+def tightened_parts(items: Items, part: Subproblems, ascent: Ascent) -> tuple[Subproblems, list[Ends]]:
+    """Whole clauses with :func:`tightened` bounds of their neurons, where they are not proved yet."""
+    left = ~(part.lower > 0)
+    if ascent.steps == 0 or not bool(left.any()):
+        return part, []
+    which, row = items.sample[part.item][left].unique(return_inverse=True)
+    (lower, upper), found = tightened(items, which, ascent)
+    pre_lower, pre_upper = part.pre_lower.clone(), part.pre_upper.clone()
+    pre_lower[left], pre_upper[left] = lower[row], upper[row]
+    return part._replace(pre_lower=pre_lower, pre_upper=pre_upper), found
+
+
 def _nodes(network: Network) -> Iterator[str]:
     """The pre-activations that are worth it."""
     for name in network.pre_activations:

@@ -7,8 +7,9 @@ variable is in units of its own range: the tolerances of solvers are absolute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from threading import Thread
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,9 @@ from tightrope.errors import UnsupportedLayerError
 from tightrope.verifiers._problem import INF, Problem
 
 Array = npt.NDArray[np.float64]
+T = TypeVar("T")
 _TINY = 1e-300
+_SHARE = 0.9  # of the time, as solvers look at the clock now and then only
 
 
 class Answer(NamedTuple):
@@ -107,13 +110,16 @@ class Program:
         steepest = np.maximum(np.maximum(np.abs(self._neurons.below), np.abs(self._neurons.above)), 1.0)
         ends = np.concatenate([np.ones(self._inputs), steepest, np.ones(self.size), [2.0]])
         below = np.where(phases > 0, 0.0, -ends)
-        result = milp(
-            cost,
-            integrality=phases,
-            bounds=Bounds(below, ends),
-            constraints=[self._phases(), LinearConstraint(rows, -np.inf, -constant / size)],
-            options={"time_limit": max(timeout, 1e-3), "mip_rel_gap": 1e-6},
+        constraints = [self._phases(), LinearConstraint(rows, -np.inf, -constant / size)]
+        options = {"time_limit": max(_SHARE * timeout, 1e-3), "mip_rel_gap": 1e-6}
+        result = _awaited(
+            lambda: milp(
+                cost, integrality=phases, bounds=Bounds(below, ends), constraints=constraints, options=options
+            ),
+            timeout,
         )
+        if result is None:
+            return Answer(-INF, None, False)
         bound = result.mip_dual_bound if self.size else result.fun
         lower = size * float(bound) if bound is not None and np.isfinite(bound) else -INF
         return Answer(lower, None if result.x is None else self._point(result.x), result.status == 0)
@@ -181,6 +187,15 @@ class Program:
             sides = (torch.full_like(bounds.lower[mask], side) for side in (below, above))
             found.append((inputs[0].linear[:, mask[0]].T, *ends, *sides))
         return _joined(found, count), forms[network.output]
+
+
+def _awaited(solve: Callable[[], T], seconds: float) -> T | None:
+    """What a solver finds in time; one that does not look at its limit is left to end by itself."""
+    found: list[T] = []
+    thread = Thread(target=lambda: found.append(solve()), daemon=True)
+    thread.start()
+    thread.join(None if seconds == INF else seconds)
+    return found[0] if found else None
 
 
 def _joined(found: list[tuple[Tensor, ...]], count: int) -> _Neurons:

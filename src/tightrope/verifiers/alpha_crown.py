@@ -19,6 +19,7 @@ from tightrope.errors import InputError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._evidence import Ledger, with_evidence
+from tightrope.verifiers._intermediate import Ends, tightened_parts
 from tightrope.verifiers._problem import INF, Problem, checked, in_parts, undecided
 from tightrope.verifiers._subproblems import Items, Subproblems
 
@@ -28,17 +29,21 @@ class AlphaCrown:
     """Verified if and only if the best bound found, less its rounding error, is positive.
 
     Every clause of the property has slopes of its own (and weights of its rows, if it has several), optimised from
-    DeepPoly's on. Pre-activation bounds are the relaxation's. Sound whatever the optimiser does; it never falsifies.
+    DeepPoly's on. Pre-activation bounds are the relaxation's; for samples that are not proved with these, bounds of
+    vectors (not of images, where it does not pay) get slopes of their own. Sound whatever the optimiser does; it never
+    falsifies.
 
     Args:
         relaxation: of the pre-activation bounds.
         steps: gradient steps.
         rate: of the slopes at the first step.
+        pre_steps: gradient steps for the pre-activation bounds of samples that are not proved by then.
         name: of this stage in outcomes and records.
         evidence: keep what a proof rests on.
 
     Cost: the relaxation, and ``steps`` times a back-substitution of one row a clause that is not proved by then, and
-    its gradient. A batch that does not fit the memory is halved.
+    its gradient; and ``pre_steps`` times the same for both ends of every unstable neuron that is tightened. A batch
+    that does not fit the memory is halved.
 
     Source: Xu et al. 2021 (arXiv 2011.13824).
 
@@ -51,15 +56,19 @@ class AlphaCrown:
         'alpha_crown'
     """
 
-    relaxation: Relaxation = field(default_factory=Deeppoly)
+    relaxation: Relaxation = field(default_factory=lambda: Deeppoly(sparse=True))
     steps: int = 30
     rate: float = 0.1
+    pre_steps: int = 10
     name: str = "alpha_crown"
     evidence: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or not self.rate > 0:
-            raise InputError(f"alpha_crown needs steps >= 0 and rate > 0, got {self.steps} and {self.rate}.")
+        if min(self.steps, self.pre_steps) < 0 or not self.rate > 0:
+            raise InputError(
+                f"alpha_crown needs steps >= 0, pre_steps >= 0 and rate > 0, got {self.steps}, {self.pre_steps} and "
+                f"{self.rate}."
+            )
 
     @full_precision()
     def verify(
@@ -75,10 +84,25 @@ class AlphaCrown:
 
     def _decide(self, problem: Problem) -> list[Outcome]:
         items = Items(problem, self.relaxation)
-        found = optimised_roots(items, Ascent(self.steps, self.rate))
+        found, ends = self._bounded(items)
         lowers: Sequence[float] = found.lower.reshape(items.margins.shape).amin(1).tolist()
         outcomes = [self._outcome(lower) for lower in lowers]
-        return with_evidence(outcomes, Ledger(items, self.relaxation).keep(found)) if self.evidence else outcomes
+        if not self.evidence:
+            return outcomes
+        ledger = Ledger(items, self.relaxation)
+        for end in ends:
+            ledger.keep_ends(end.node, end.sample, end.entry, end.side, end.slopes)
+        return with_evidence(outcomes, ledger.keep(found))
+
+    def _bounded(self, items: Items) -> tuple[Subproblems, list[Ends]]:
+        """Every clause with its best bound, not finite where the relaxation's is not; and tightened pre-activations."""
+        roots, ascent = items.roots(), Ascent(self.steps, self.rate)
+        todo = (~(roots.lower > 0) & torch.isfinite(roots.lower)).nonzero()[:, 0]
+        if len(todo) == 0:
+            return roots, []
+        found, ends = tightened_parts(items, optimised(items, roots.rows(todo), ascent), Ascent(self.pre_steps))
+        found = optimised(items, found, ascent) if ends else found
+        return Subproblems(*(old.index_copy(0, todo, new) for old, new in zip(roots, found, strict=True))), ends
 
     def _outcome(self, lower: float) -> Outcome:
         if not math.isfinite(lower):
@@ -86,13 +110,3 @@ class AlphaCrown:
         if lower > 0:
             return Outcome(Verdict.VERIFIED, lower, INF, self.name)
         return Outcome(Verdict.UNKNOWN, lower, INF, self.name, reason="the lower bound is not positive")
-
-
-def optimised_roots(items: Items, ascent: Ascent) -> Subproblems:
-    """Every clause with its optimised bound; not finite where the relaxation's is not."""
-    roots = items.roots()
-    todo = (~(roots.lower > 0) & torch.isfinite(roots.lower)).nonzero()[:, 0]
-    if len(todo):
-        found = optimised(items, roots.rows(todo), ascent)
-        roots = Subproblems(*(old.index_copy(0, todo, new) for old, new in zip(roots, found, strict=True)))
-    return roots

@@ -24,7 +24,7 @@ from tightrope.errors import InputError, TimeUpError
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._evidence import Ledger, with_evidence
-from tightrope.verifiers._intermediate import tightened
+from tightrope.verifiers._intermediate import tightened_parts
 from tightrope.verifiers._leaf import solutions
 from tightrope.verifiers._problem import INF, Problem, checked, concrete_margins, in_parts
 from tightrope.verifiers._queue import Queue
@@ -34,7 +34,8 @@ from tightrope.verifiers.branching.filtered import Filtered
 from tightrope.verifiers.branching.longest_edge import LongestEdge
 
 _DECAY = ((15, 0.3), (28, 0.3))
-_BOXES = 8  # times as many boxes are bounded together as subproblems whose bounds are optimised
+_ENTRIES = 2**23  # of all neurons of the subproblems that are bounded together
+_BOXES = 2  # times as many boxes are bounded together as subproblems whose bounds are optimised
 _ROUNDS = 8  # rounds of the search from attack to attack
 _SHARE = 0.2  # of a sample's time for its pre-activation bounds
 _STARTS = 8  # of each sample's attack
@@ -60,8 +61,8 @@ class Bab:
         edges: networks with at most so many inputs are cut through their boxes instead, without gradient steps.
         timeout: seconds of a sample. Samples share the time of a batch by their subproblems, so that n of them may take
             n times as long.
-        batch_size: subproblems bounded together, 8 times as many where boxes are cut; halved where they do not fit the
-            memory.
+        batch_size: subproblems bounded together, twice as many where boxes are cut; fewer in large networks, and
+            halved where they do not fit the memory.
         memory_gib: for open subproblems. When it is used up, those closest to a proof come first, which needs no more.
         root_steps: gradient steps for a whole clause.
         pre_steps: gradient steps for the pre-activation bounds of samples of which some clause is not proved by then.
@@ -83,11 +84,11 @@ class Bab:
     """
 
     attack: Attack = field(default_factory=lambda: Pgd(restarts=2, steps=40, decay=_DECAY, loss="margin"))
-    relaxation: Relaxation = field(default_factory=Deeppoly)
+    relaxation: Relaxation = field(default_factory=lambda: Deeppoly(sparse=True))
     branching: Branching = field(default_factory=Filtered)
     edges: int = 8
     timeout: float = 60.0
-    batch_size: int = 64
+    batch_size: int = 256
     memory_gib: float = 2.0
     root_steps: int = 30
     pre_steps: int = 10
@@ -119,7 +120,10 @@ class Bab:
 
     def _decide(self, problem: Problem, noise: Tensor) -> list[Outcome]:
         cuts_edges = math.prod(problem.network.input_shape) <= self.edges
-        batch_size = self.batch_size * (_BOXES if cuts_edges else 1)
+        neurons = sum(math.prod(problem.network.shapes[name]) for name in problem.network.pre_activations)
+        batch_size = (
+            self.batch_size * _BOXES if cuts_edges else min(self.batch_size, max(1, _ENTRIES // (neurons or 1)))
+        )
         queue = Queue(problem.size, self.timeout, batch_size, int(self.memory_gib * 2**30))
         network, params, box, spec = problem
         search = _Search(problem, queue, self)
@@ -181,19 +185,15 @@ class _Search:
 
     def _tightened(self, part: Subproblems) -> Subproblems:
         """Whole clauses that are not proved yet, with optimised bounds of their neurons, in a part of the time."""
-        left = ~(part.lower > 0)
-        if self._options.pre_steps == 0 or self._cuts_edges or not bool(left.any()):
+        if self._cuts_edges:
             return part
-        sample = self._items.sample[part.item]
-        which, row = sample[left].unique(return_inverse=True)
-        with time_limit(_SHARE * self._options.timeout * len(which)):
-            (lower, upper), found = tightened(self._items, which, Ascent(self._options.pre_steps))
+        open_samples = self._items.sample[part.item[~(part.lower > 0)]].unique()
+        with time_limit(_SHARE * self._options.timeout * len(open_samples)):
+            part, found = tightened_parts(self._items, part, Ascent(self._options.pre_steps))
         if self._options.evidence:
             for ends in found:
                 self.ledger.keep_ends(ends.node, ends.sample, ends.entry, ends.side, ends.slopes)
-        pre_lower, pre_upper = part.pre_lower.clone(), part.pre_upper.clone()
-        pre_lower[left], pre_upper[left] = lower[row], upper[row]
-        return part._replace(pre_lower=pre_lower, pre_upper=pre_upper)
+        return part
 
     def advance(self, part: Subproblems) -> None:
         """Decide the subproblems, or put what they are cut into in their place."""

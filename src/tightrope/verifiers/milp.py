@@ -21,8 +21,6 @@ from tightrope.verifiers._problem import INF, TIMEOUT, Problem, checked, concret
 from tightrope.verifiers._program import Program
 from tightrope.verifiers.bab import Bab
 
-_SHARE = 0.9  # of the time left, as solvers look at the clock now and then only
-
 
 @dataclass(frozen=True)
 class Milp:
@@ -110,7 +108,10 @@ class Milp:
         """Falsified, or unknown with what the program claims as the reason."""
         lowest, upper = INF, INF
         for clause in clauses:
-            answer = program.minimum(clause, _SHARE * seconds_left())
+            if time_is_up():
+                lowest = -INF
+                break
+            answer = program.minimum(clause, seconds_left())
             lowest = min(lowest, answer.lower if answer.complete else -INF)
             if answer.x is None:
                 continue
