@@ -158,7 +158,7 @@ def keep_counterexample(
 
 def look_around(folder: Path, *, plane: bool = False, pairs: int = 2, rows: int = 2) -> Path:
     """A loss surface of two relaxations, plain and smoothed; unfinished with fewer rows of samples than pairs."""
-    axis = Axis(name="random", positions=(-1.0, 0.0, 1.0), length=2.0, sha256="ef" * 32)
+    axis = Axis(name="random", unit="the norm", positions=(-1.0, 0.0, 1.0), length=2.0, sha256="ef" * 32)
     points = 9 if plane else 3
     samples = [tuple(float(row + place) for place in range(points)) for row in range(2)]
     jumps = None if plane else (Jump(position=0.5, before=1.0, after=3.0),)

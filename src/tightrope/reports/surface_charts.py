@@ -70,7 +70,7 @@ def _line(surface: Surface, name: str) -> Chart:
     marked = " Crosses: jumps of the loss itself." if any(curve.jumps is not None for curve in curves) else ""
     axis = surface.axes[0]
     layout = {
-        "xaxis": {"title": {"text": f"distance along the direction (norm {axis.length:.3g})"}},
+        "xaxis": {"title": {"text": f"{axis.name} ({axis.unit})"}},
         "yaxis": {"title": {"text": "certified loss"}},
     }
     said = "; ".join(f"std {curve.std:g}: {_range(curve)}" for curve in curves)
