@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from tightrope.experiments.api import smoother as smoother
     from tightrope.experiments.audit import audit as audit
     from tightrope.experiments.export import export as export
+    from tightrope.experiments.imported import Imported as Imported
+    from tightrope.experiments.imported import import_network as import_network
+    from tightrope.experiments.imported import load_imported as load_imported
     from tightrope.experiments.properties import properties as properties
     from tightrope.experiments.run import Run as Run
     from tightrope.experiments.stages import cascade as cascade
@@ -68,6 +71,7 @@ _HOME = {
     ),
     "experiments.audit": ("audit",),
     "experiments.export": ("export",),
+    "experiments.imported": ("Imported", "import_network", "load_imported"),
     "experiments.properties": ("properties",),
     "experiments.run": ("Run",),
     "experiments.stages": ("cascade",),

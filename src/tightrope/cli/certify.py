@@ -14,11 +14,14 @@ import typer
 import tightrope as tr
 from tightrope.cli._console import out, percent, print_hint, progress_bar, summary_table, table
 from tightrope.cli._guard import guarded
+from tightrope.cli._imported import Theirs, imported, print_published
 from tightrope.errors import InputError
 from tightrope.evaluation.certify import Progress
 from tightrope.evaluation.radius import RadiusProgress
 from tightrope.evaluation.shards import Shard
 from tightrope.experiments.model_zoo import results_folder
+from tightrope.experiments.published import read_published
+from tightrope.experiments.source import Source, find_source
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
 
@@ -28,11 +31,24 @@ CLASS_COUNTS = ("images", "natural", "adversarial", "certified", "unknown")
 
 @guarded
 def certify(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    network: Annotated[
+        Path,
+        typer.Argument(help="The folder of a finished run, or a network's file: .onnx, or a checkpoint of PyTorch."),
+    ],
     eps: Annotated[
         str | None, typer.Option(help='Radius in input units, such as 0.1 or "8/255". Default: the run\'s.')
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset. Default: the run's.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "--data", help="The dataset. Default: the run's.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Of a checkpoint: its architecture, such as cnn7.")] = None,
+    normalize: Annotated[
+        str | None,
+        typer.Option(help="Of a checkpoint without it: none, a dataset's name, or mean,mean,mean/std,std,std."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Of a checkpoint of several networks: the name it is below.")] = "",
+    published: Annotated[
+        str | None,
+        typer.Option(help="Figures to compare with, in percent: natural=..,adversarial=..,certified=.., or a file."),
+    ] = None,
     count: Annotated[int | None, typer.Option(help="Only the first so many images of the test split.", min=1)] = None,
     relaxations: Annotated[
         str, typer.Option(help="Tried in this order, separated by commas.")
@@ -75,11 +91,24 @@ def certify(
         Path | None, typer.Option("--data-dir", help="Where the dataset lies. Default: $TIGHTROPE_DATA.")
     ] = None,
     out_: Annotated[
-        Path | None, typer.Option("--out", help="The records, one JSON line an image. Default: in the run folder.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The records, one JSON line an image. Default: in the run folder. Of a network's file: the folder to "
+            "make for it, by default below runs/.",
+        ),
     ] = None,
 ) -> None:
-    """Certify a run on the test split. The same command continues what was interrupted."""
-    loaded = tr.load(run)
+    """Certify a run or another library's network on the test split. The same command continues what was interrupted."""
+    theirs = Theirs(arch, normalize, prefix)
+    if network.is_file() or (theirs != Theirs() and not network.is_dir()):
+        loaded: Source = imported(network, dataset, eps, theirs, published, out_)
+        out_ = None
+    else:
+        if theirs != Theirs():
+            raise InputError("--arch, --normalize and --prefix are for the files of other libraries.")
+        loaded = find_source(network)
+    figures = read_published(published) or (loaded.record.published if isinstance(loaded, tr.Imported) else None)
     given: dict[str, Any] = {
         "count": count,
         "relaxations": [name.strip() for name in relaxations.split(",")],
@@ -97,7 +126,7 @@ def certify(
         "shard": shard or _rank(),
         "merge": merge,
     }
-    where = f"{loaded.record.name}, {dataset or loaded.config.data.name} test"
+    where = f"{loaded.name}, {dataset or loaded.dataset} test"
     if radius:
         with _showing(_facts_of_radii) as on_batch:
             radii = tr.certified_radii(loaded, dataset, eps, tolerance, on_batch=on_batch, evidence=evidence, **given)
@@ -107,8 +136,9 @@ def certify(
         raise InputError("--tolerance is for --radius.")
     with _showing(_facts) as on_batch:
         summary = tr.certify(loaded, dataset, eps, on_batch=on_batch, evidence=evidence, **given)
-    at = eps if eps is not None else loaded.config.eps.target
-    _print_summary(summary, f"{where}, eps {at}", per_class)
+    _print_summary(summary, f"{where}, eps {eps if eps is not None else loaded.eps}", per_class)
+    if figures is not None:
+        print_published(summary, figures)
     if float32:
         print_hint("float32: rounding errors are bounded, but 5e8 times larger than in float64: more stays unknown.")
     print_hint(f"{summary.seconds:.0f} s. Records: {out_ or results_folder(loaded.path)}")

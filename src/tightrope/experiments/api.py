@@ -27,7 +27,6 @@ from tightrope.experiments.certification import (
     find_attack,
     find_certificates,
     find_effort,
-    find_run,
     find_samples,
     find_stages,
     find_subject,
@@ -37,6 +36,7 @@ from tightrope.experiments.load import ConfigSource, load_config
 from tightrope.experiments.plan import plan
 from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run, execute, load, read_started
+from tightrope.experiments.source import Source, find_source
 from tightrope.records.folder import RunFolder
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
@@ -99,7 +99,7 @@ def fit(
     out: Path | str | None = None,
     data_dir: Path | str | None = None,
     overrides: Iterable[str] = (),
-    init_from: Run | Path | str | None = None,
+    init_from: Source | Path | str | None = None,
     spec: MakeSpec | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
@@ -117,7 +117,7 @@ def fit(
         out: the run folder; by default ``runs/`` and the name of the settings.
         data_dir: where the dataset lies; by default ``TIGHTROPE_DATA``, else it is downloaded.
         overrides: ``section.key=value`` each.
-        init_from: a run to take the initial weights from.
+        init_from: a run or an imported network to take the initial weights from.
         spec: from labels (batch,) to the property of each sample; the classification margin by default.
         resume: continue the run in ``out`` bit for bit. A module or dataset handed in must be handed in again.
         watcher: is told of progress.
@@ -165,14 +165,14 @@ def fit(
             module=module,
             samples=None if dataset is None or isinstance(dataset, str) else find_samples(dataset, data_dir),
             make_spec=spec,
-            warm_start=None if init_from is None else find_run(init_from).params,
+            warm_start=None if init_from is None else find_source(init_from).params,
             ranks=ranks,
         )
         return execute(name, settings, job, folder, resume=resume, watcher=told, handed_in=handed_in)
 
 
 def certify(
-    source: nn.Module | Run | Path | str,
+    source: nn.Module | Source | Path | str,
     dataset: Dataset | None = None,
     eps: float | str | Fraction | None = None,
     *,
@@ -205,7 +205,7 @@ def certify(
     weights.
 
     Args:
-        source: a run, its folder, or a module.
+        source: a run, an imported network, the folder of either, or a module.
         dataset: a name, or images in [0, 1] with labels; by default that of the run.
         eps: radius in input units; by default the run's test radius.
         split: of a named dataset.
@@ -282,7 +282,7 @@ def certify(
 
 
 def certified_radii(
-    source: nn.Module | Run | Path | str,
+    source: nn.Module | Source | Path | str,
     dataset: Dataset | None = None,
     limit: float | str | Fraction | None = None,
     tolerance: float | str | Fraction | None = None,
@@ -315,7 +315,7 @@ def certified_radii(
     (``.curve.csv``), and its picture (``.png``).
 
     Args:
-        source: a run, its folder, or a module.
+        source: a run, an imported network, the folder of either, or a module.
         dataset: a name, or images in [0, 1] with labels; by default that of the run.
         limit: the largest radius that is tried; by default twice the run's test radius.
         tolerance: by default a 64th of the limit.
@@ -328,11 +328,11 @@ def certified_radii(
         InputError: what cannot be certified, before any work; or records of other settings in ``out``.
         InvariantError: a proof and a counterexample that contradict each other, at whatever radii.
     """
-    run = None if isinstance(source, nn.Module) else find_run(source)
-    if limit is None and run is not None:
-        limit = min(2 * parse_eps(run.config.eps.target), Fraction(1))
+    found = None if isinstance(source, nn.Module) else find_source(source)
+    if limit is None and found is not None:
+        limit = min(2 * parse_eps(found.eps), Fraction(1))
     subject = find_subject(
-        source if run is None else run,
+        source if found is None else found,
         dataset,
         limit,
         split=split,
@@ -355,7 +355,7 @@ def certified_radii(
     )
     path = subject.records_path(out, [*["complete"] * complete, "radius"])
     inputs = Inputs(subject.network, subject.params, subject.x, subject.labels, subject.make_spec, batch_size, seed)
-    found = certify_radii(
+    summary = certify_radii(
         inputs,
         grid,
         verifier=stages.first,
@@ -366,10 +366,10 @@ def certified_radii(
         effort=effort,
         certificates=find_certificates(subject, path, by_label=spec is None) if evidence else None,
     )
-    if found.count == inputs.size:
-        title = subject.data if subject.run is None else f"{subject.run.record.name}, {subject.data} {split}"
-        radius_curve(found, title, path.with_suffix(".png"))
-    return found
+    if summary.count == inputs.size:
+        title = subject.data if subject.source is None else f"{subject.source.name}, {subject.data} {split}"
+        radius_curve(summary, title, path.with_suffix(".png"))
+    return summary
 
 
 def attack(

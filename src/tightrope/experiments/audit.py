@@ -20,14 +20,11 @@ from tightrope.core.outcome import Verdict as Sign
 from tightrope.data._loader import Samples, to_unit
 from tightrope.errors import CorruptDataError, MissingDataError
 from tightrope.evaluation.certificates import folder_of, radius_name
-from tightrope.experiments.build import build_module, build_plugins
-from tightrope.experiments.model_zoo import is_zoo_name
 from tightrope.experiments.originals import Originals
-from tightrope.experiments.run import Run, load
+from tightrope.experiments.source import Source, find_source, is_source
 from tightrope.frontend.graph import canonical
 from tightrope.records import image
 from tightrope.records.certificate import MODEL_FILE, SUFFIX, Array, Certificate, Model, Origin, Part
-from tightrope.records.folder import RunFolder
 from tightrope.records.radius import RadiusRecord
 
 Replay = Callable[[Array], Array]
@@ -113,12 +110,10 @@ def audit(
 def _all(
     path: Path, model: Model | None, replay: Replay | None, originals: Originals | None, data_dir: Path | str | None
 ) -> Iterator[Audited]:
-    if is_zoo_name(path):
-        yield from _of_run(load(path), replay, data_dir)
+    if is_source(path):
+        yield from _of_source(find_source(path), replay, data_dir)
     elif path.is_file():
         yield _audited(path, model or _beside(path.parent), replay, originals=originals)
-    elif RunFolder(path).record.is_file():
-        yield from _of_run(load(path), replay, data_dir)
     elif path.is_dir():
         yield from _of_folder(path, model or _beside(path), replay, originals)
     else:
@@ -181,7 +176,7 @@ def _beside(folder: Path) -> Model | None:
 # -------------------------------------------------------------------------------------------------- of a run
 
 
-def _of_run(run: Run, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
+def _of_source(run: Source, replay: Replay | None, data_dir: Path | str | None) -> Iterator[Audited]:
     replay = replay or original(run)
     own = canonical(run.network, run.params, source_of(run))
     for records in sorted(run.path.glob("certify-*.jsonl")):
@@ -258,17 +253,16 @@ def _same_image(samples: Samples, origin: Origin, index: int) -> bool:
     return same and origin.label in (None, int(part.labels[0]))
 
 
-def source_of(run: Run) -> tuple[str, str]:
+def source_of(run: Source) -> tuple[str, str]:
     """Name and SHA-256 of the file of a run's weights."""
     return run.folder.weights.name, hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
 
 
-def original(run: Run) -> Replay | None:
-    """The module that a run trained, built from its configuration anew; None where it was handed in."""
-    if "module" in run.record.handed_in:
+def original(source: Source) -> Replay | None:
+    """The module that the network was read from, built anew; None where there is none."""
+    module = source.original()
+    if module is None:
         return None
-    module = build_module(run.config, build_plugins(run.config))
-    module.load_state_dict(run.params)
     module.double().eval()
 
     def replay(x: Array) -> Array:

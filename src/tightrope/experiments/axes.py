@@ -26,7 +26,7 @@ from tightrope.evaluation.directions import (
 )
 from tightrope.evaluation.landscape import batch_loss
 from tightrope.experiments.certification import Subject
-from tightrope.experiments.run import Run
+from tightrope.experiments.source import Source
 from tightrope.records.surface import Axis
 from tightrope.training.state import load_tensors
 
@@ -102,7 +102,7 @@ class Heading:
         )
 
 
-def find_axes(sight: Sight, direction: Along | None, other: Run | None, plane: bool, seed: int) -> list[Heading]:
+def find_axes(sight: Sight, direction: Along | None, other: Source | None, plane: bool, seed: int) -> list[Heading]:
     """One direction, or the two of a plane.
 
     Raises:
@@ -135,16 +135,16 @@ def _axis(sight: Sight, kind: str, seed: int, index: int) -> Heading:
     return Heading(kind, f"gradient of {first}", "1 = length of the weights", found, RANGES[kind])
 
 
-def _towards(sight: Sight, other: Run) -> Heading:
+def _towards(sight: Sight, other: Source) -> Heading:
     sight.network.check_params(other.params, reference=sight.subject.params)
     found = difference(sight.params, sight.cast(other.params), sight.network.trainable)
-    name = other.record.name
+    name = other.name
     return Heading("towards", f"towards {name}", "1 = there", found, RANGES["towards"], {f"{name} (other)": (1.0, 0.0)})
 
 
 def _principal(sight: Sight, count: int) -> list[Heading]:
-    run = sight.subject.run
-    files = {} if run is None else run.folder.trajectory
+    source = sight.subject.source
+    files = {} if source is None else source.folder.trajectory
     if len(files) <= count:
         raise MissingDataError(
             f"{count} principal components need the weights after {count + 1} epochs of a run, and "

@@ -27,7 +27,7 @@ from tightrope.experiments.build import MakeSpec, check_labels, classification
 from tightrope.experiments.config import find_device
 from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.plugins import build_named
-from tightrope.experiments.run import Run, load
+from tightrope.experiments.source import Source, find_source
 from tightrope.experiments.stages import PROVING
 from tightrope.frontend.fx import from_module
 from tightrope.frontend.graph import canonical
@@ -46,14 +46,14 @@ class Subject:
     """What is to be certified.
 
     Attributes:
-        run: whose network it is, None for a module's.
+        source: whose network it is, None for a module's.
         data: the name of the dataset, ``"data"`` for tensors.
         eps: the radius, the run's own if none was given.
         make_spec: from labels to properties.
         facts: what records depend on, as far as it is not in the tensors.
     """
 
-    run: Run | None
+    source: Source | None
     network: Network
     params: Params
     x: Tensor
@@ -71,15 +71,15 @@ class Subject:
         """
         if out is not None:
             return Path(out)
-        if self.run is None:
+        if self.source is None:
             raise InputError("Say where to write the records of a module: out=....jsonl.")
         dtype = str(self.x.dtype).removeprefix("torch.")
         named = [self.data, str(self.facts["split"]), str(self.eps).replace("/", "_"), dtype, *parts]
-        return RunFolder(results_folder(self.run.path)).certification("-".join(named))
+        return RunFolder(results_folder(self.source.path)).certification("-".join(named))
 
 
 def find_subject(
-    source: nn.Module | Run | Path | str,
+    source: nn.Module | Source | Path | str,
     dataset: Dataset | None,
     eps: Eps | None,
     *,
@@ -90,27 +90,27 @@ def find_subject(
     device: str,
     spec: MakeSpec | None,
 ) -> Subject:
-    """Read the run and the data.
+    """Read the network and the data.
 
     Raises:
         InputError: what cannot be certified.
     """
-    run = None if isinstance(source, nn.Module) else find_run(source)
-    if run is not None and dataset is None and "dataset" in run.record.handed_in:
-        raise InputError(f"The run in {run.path} was trained on data handed in: say on what to certify it (dataset).")
-    dataset = dataset if dataset is not None else (run.config.data.name if run else None)
-    eps = eps if eps is not None else (run.config.eps.target if run else None)
+    found = None if isinstance(source, nn.Module) else find_source(source)
+    if found is not None and dataset is None and found.dataset is None:
+        raise InputError(f"The run in {found.path} was trained on data handed in: say on what to certify it (dataset).")
+    dataset = dataset if dataset is not None else (found.dataset if found else None)
+    eps = eps if eps is not None else (found.eps if found else None)
     if dataset is None or eps is None:
         raise InputError("To certify a module, give the dataset and eps.")
     samples = find_samples(dataset, data_dir, split)
     samples = samples if count is None else subset(samples, count)
-    network, params = _network(source, run, samples)
+    network, params = _network(source, found, samples)
     check_labels(samples, network, spec)
     dtype, where = torch.float32 if float32 else torch.float64, find_device(device)
     data = dataset if isinstance(dataset, str) else "data"
     own = {"spec": _digest(spec, samples.labels)} if spec else {}
     return Subject(
-        run=run,
+        source=found,
         network=network,
         params={name: value.to(where) for name, value in params.items()},
         x=to_unit(samples, dtype).to(where),
@@ -186,7 +186,7 @@ def find_certificates(subject: Subject, records: Path, *, by_label: bool) -> Cer
         records: file of the records.
         by_label: whether the property is that the label's output is the largest.
     """
-    model = canonical(subject.network, subject.params, source_of(subject.run) if subject.run else None)
+    model = canonical(subject.network, subject.params, source_of(subject.source) if subject.source else None)
     return CertificateFolder(folder_of(records), model, by_label)
 
 
@@ -210,11 +210,6 @@ def find_attack(value: Attack | Mapping[str, Any] | str) -> Attack:
     return cast(Attack, build_named("attacks", value)) if isinstance(value, str | Mapping) else value
 
 
-def find_run(source: Run | Path | str) -> Run:
-    """A run, or the one in a folder."""
-    return source if isinstance(source, Run) else load(source)
-
-
 def find_samples(dataset: Dataset, data_dir: Path | str | None, split: str = "train") -> Samples:
     """Samples, of a split if they are named."""
     if isinstance(dataset, Samples):
@@ -224,13 +219,13 @@ def find_samples(dataset: Dataset, data_dir: Path | str | None, split: str = "tr
     return from_tensors(*dataset)
 
 
-def _network(source: Any, run: Run | None, samples: Samples) -> tuple[Network, Params]:
+def _network(source: Any, found: Source | None, samples: Samples) -> tuple[Network, Params]:
     shape = tuple(samples.images.shape[1:])
-    if run is None:
+    if found is None:
         return from_module(source, shape)
-    if run.network.input_shape != shape:
-        raise InputError(f"The network takes inputs of shape {run.network.input_shape}, the images are {shape}.")
-    return run.network, run.params
+    if found.network.input_shape != shape:
+        raise InputError(f"The network takes inputs of shape {found.network.input_shape}, the images are {shape}.")
+    return found.network, found.params
 
 
 def _digest(make_spec: MakeSpec, labels: Tensor) -> str:

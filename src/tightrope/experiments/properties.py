@@ -21,6 +21,7 @@ from tightrope.evaluation.properties import Neighbourhood, Probe, find_worst, me
 from tightrope.experiments.api import DEFAULT_ATTACK
 from tightrope.experiments.certification import Dataset, Subject, find_attack
 from tightrope.experiments.load import ConfigSource
+from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.run import Run
 from tightrope.experiments.surface import _policy, _relaxation, _subject
 from tightrope.records.files import write_atomic
@@ -162,7 +163,7 @@ def properties(
     record = _continued(
         PropertiesRecord(
             network=name,
-            trained=found.run is not None,
+            trained=found.source is not None,
             weights=sum(place.params[key].numel() for key in place.network.trainable),
             weights_sha256=tensor_digest(found.params),
             settings=settings,
@@ -255,7 +256,9 @@ def _neighbourhood(found: Subject, policy: NoisePolicy, settings: Settings) -> N
 def _folder(found: Subject, name: str, out: Path | str | None) -> Path:
     if out is not None:
         return Path(out)
-    return found.run.path / "properties" if found.run is not None else Path("properties") / name.replace("/", "-")
+    if found.source is not None:
+        return results_folder(found.source.path) / "properties"
+    return Path("properties") / name.replace("/", "-")
 
 
 def _continued(wanted: PropertiesRecord, path: Path) -> PropertiesRecord:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tightrope._version import __version__
 from tightrope.core.digest import tensor_digest
 from tightrope.core.network import Network
 from tightrope.errors import CheckpointError, ConfigError, InputError, MissingDataError
-from tightrope.experiments.build import fingerprint
+from tightrope.experiments.build import build_module, build_plugins, fingerprint
 from tightrope.experiments.config import RunConfig, parse_config
 from tightrope.experiments.load import config_toml, config_values
 from tightrope.experiments.model_zoo import find, is_zoo_name
@@ -53,6 +53,29 @@ class Run:
     def path(self) -> Path:
         """The run folder."""
         return self.folder.path
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.record.name
+
+    @property
+    def dataset(self) -> str | None:
+        """The dataset that it was trained on, by name; None for data handed in."""
+        return None if "dataset" in self.record.handed_in else self.config.data.name
+
+    @property
+    def eps(self) -> str:
+        """The radius at test time, exactly."""
+        return self.config.eps.target
+
+    def original(self) -> nn.Module | None:
+        """The module that was trained, built anew, with its weights; None where it was handed in."""
+        if "module" in self.record.handed_in:
+            return None
+        module = build_module(self.config, build_plugins(self.config))
+        module.load_state_dict(self.params)
+        return module
 
     @cached_property
     def config(self) -> RunConfig:
@@ -101,7 +124,8 @@ def load(path: Path | str) -> Run:
     """
     folder = RunFolder(find(path) if is_zoo_name(path) else Path(path))
     if not folder.record.is_file():
-        raise MissingDataError(f"{path} is not a run folder: it has no {folder.record.name}.")
+        found = " It holds an imported network: tr.load_imported." if folder.imported.is_file() else ""
+        raise MissingDataError(f"{path} is not a run folder: it has no {folder.record.name}.{found}")
     record = RunRecord.read(folder.record)
     if record.status != "finished":
         raise MissingDataError(

@@ -23,13 +23,14 @@ from tightrope.evaluation.certify import eps_text
 from tightrope.evaluation.landscape import Scene, calibrated, complete, evaluations
 from tightrope.experiments.axes import Along, Heading, Range, Sight, find_axes, find_ranges, positions_between
 from tightrope.experiments.build import build_module, build_plugins
-from tightrope.experiments.certification import Dataset, Subject, find_run, find_subject
+from tightrope.experiments.certification import Dataset, Subject, find_subject
 from tightrope.experiments.config import RunConfig
 from tightrope.experiments.load import ConfigSource, load_config, presets
 from tightrope.experiments.model_zoo import is_zoo_name, results_folder
 from tightrope.experiments.plan import SAFE_SHARE
 from tightrope.experiments.plugins import build_plugin
 from tightrope.experiments.run import Run
+from tightrope.experiments.source import Source, find_source
 from tightrope.records.surface import Axis, Cost, Curve, Surface, read_surface, write_table
 from tightrope.reports.surfaces import draw
 from tightrope.runtime.memory import GIB, free_memory, keep_freed_memory
@@ -44,12 +45,12 @@ _NO_SETTING = {"tightrope", "axes", "curves", "costs", "pairs", "marks", "path"}
 
 
 def surface(
-    source: nn.Module | Run | ConfigSource,
+    source: nn.Module | Source | ConfigSource,
     *,
     relaxations: Iterable[str] = RELAXATIONS,
     std: Iterable[float] = STD,
     direction: Along | None = None,
-    towards: Run | Path | str | None = None,
+    towards: Source | Path | str | None = None,
     plane: bool = False,
     points: int | None = None,
     ranges: Sequence[Range] = (),
@@ -122,14 +123,14 @@ def surface(
         source, overrides, dataset, eps, split=split, count=images, data_dir=data_dir, float32=float32, device=device
     )
     sight = Sight(found, chosen)
-    axes = find_axes(sight, direction, None if towards is None else find_run(towards), plane, seed)
+    axes = find_axes(sight, direction, None if towards is None else find_source(towards), plane, seed)
     grid = [positions_between(end, points or POINTS[len(axes)]) for end in find_ranges(axes, ranges)]
     folder = _folder(found, name, axes, out)
     policy = NoisePolicy() if config is None else _policy(config)
     wanted = Surface(
         tightrope=__version__,
         name=name,
-        trained=None if isinstance(source, nn.Module) else found.run is not None,
+        trained=found.source is not None,
         weights_sha256=tensor_digest(found.params),
         dataset=found.data,
         split=split,
@@ -159,7 +160,7 @@ def surface(
 
 
 def _subject(
-    source: nn.Module | Run | ConfigSource,
+    source: nn.Module | Source | ConfigSource,
     overrides: Iterable[str],
     dataset: Dataset | None,
     eps: float | str | Fraction | None,
@@ -178,16 +179,16 @@ def _subject(
     find = partial(find_subject, split=split, count=count, data_dir=data_dir, float32=float32, device=device, spec=None)
     if isinstance(source, nn.Module):
         return find(source, dataset, eps), type(source).__name__, None
-    if run := _run(source, list(overrides)):
-        return find(run, dataset, eps), run.record.name, run.config
+    if known := _trained(source, list(overrides)):
+        return find(known, dataset, eps), known.name, known.config if isinstance(known, Run) else None
     name, config = load_config(cast(ConfigSource, source), overrides)
     module = build_module(config, build_plugins(config))
     own_eps = config.eps.target if eps is None else eps
     return find(module, config.data.name if dataset is None else dataset, own_eps), name, config
 
 
-def _run(source: Run | ConfigSource, overrides: Sequence[str]) -> Run | None:
-    """The run that is meant, None for settings.
+def _trained(source: Source | ConfigSource, overrides: Sequence[str]) -> Source | None:
+    """The run or imported network that is meant, None for settings.
 
     Raises:
         InputError: overrides for a run.
@@ -200,11 +201,11 @@ def _run(source: Run | ConfigSource, overrides: Sequence[str]) -> Run | None:
             raise MissingDataError(
                 f"{source} is neither a run folder nor a preset. See tightrope list presets, or name a TOML file."
             )
-    elif not isinstance(source, Run):
+    elif not isinstance(source, Source):
         return None
     if overrides:
         raise InputError("The settings of a run are what it was trained with: they cannot be overridden.")
-    return find_run(source)
+    return find_source(source)
 
 
 def _relaxation(text: str) -> Relaxation:
@@ -257,8 +258,8 @@ def _folder(subject: Subject, name: str, axes: Sequence[Heading], out: Path | st
     if out is not None:
         return Path(out)
     kinds = "-".join([axes[0].kind, *["plane"] * (len(axes) - 1)])
-    if subject.run is not None:
-        return results_folder(subject.run.path) / f"surface-{kinds}"
+    if subject.source is not None:
+        return results_folder(subject.source.path) / f"surface-{kinds}"
     return Path("surfaces") / f"{name.replace('/', '-')}-{kinds}"
 
 

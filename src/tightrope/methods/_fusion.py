@@ -38,7 +38,7 @@ def fused_cross_entropy(
     Raises:
         InputError: a clause of several rows.
 
-    Source: Xu et al. 2020 (arXiv 2002.12920), section 3.3.
+    Source: Xu et al. 2020 (arXiv 2002.12920), loss fusion.
     """
     check_fusible(spec)
     both = Spec(torch.cat([spec.matrix, -spec.matrix], 1), torch.cat([spec.offset, -spec.offset], 1), ())

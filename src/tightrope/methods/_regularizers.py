@@ -24,7 +24,7 @@ class Penalty:
         shi: weight of the regularisers of Shi et al. at the start of the ramp; the loop fades it out.
         tolerance: below which ratio they act.
 
-    Source: Shi et al. 2021 (arXiv 2103.17268), section 3.2.
+    Source: Shi et al. 2021 (arXiv 2103.17268), the regularisers of bound tightness and ReLU balance.
     """
 
     l1: float = 0.0

@@ -35,9 +35,9 @@ class Certified:
             1 - beta of the latter, where beta is the rest of the ramp; from its end on IBP alone. Fused, the two
             bounds of the loss are mixed instead. Still an upper bound.
 
-    Source: Wong and Kolter 2018 (arXiv 1711.00851), theorem 2; Gowal et al. 2018 (arXiv 1810.12715), equation 9;
-    beta: Zhang et al. 2020 (arXiv 1906.06316), its training objective; fusion: Xu et al. 2020 (arXiv 2002.12920),
-    section 3.3.
+    Source: Wong and Kolter 2018 (arXiv 1711.00851), the loss of the dual network's bounds; Gowal et al. 2018
+    (arXiv 1810.12715), the loss of the worst-case logits and its schedules; beta: Zhang et al. 2020 (arXiv 1906.06316),
+    its training objective; fusion: Xu et al. 2020 (arXiv 2002.12920), loss fusion.
     """
 
     relaxation: Relaxation

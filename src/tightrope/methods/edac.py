@@ -32,7 +32,7 @@ class Edac:
 
     Cost: twice that of PGD training. Also a smoother without gradients differentiates the certainty.
 
-    Source: Zhang, Backes and Zhang 2023 (arXiv 2310.04539), definition of adversarial certainty and algorithm 1.
+    Source: Zhang, Backes and Zhang 2023 (arXiv 2310.04539), adversarial certainty and its extragradient step.
     """
 
     attack: Attack

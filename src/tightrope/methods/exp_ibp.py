@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
-from tightrope.core.box import ball
 from tightrope.core.network import Network
 from tightrope.core.protocols import Attack, Batch
-from tightrope.methods._expressive import both_margins, check_options
-from tightrope.methods._terms import cross_entropy, holds, mix, natural_term, term
+from tightrope.methods._expressive import check_options, expressive_loss, start_noise
+from tightrope.methods._terms import cross_entropy, holds, mix, term
 
 SMALLEST = 1e-30  # of the losses: in float32 they may underflow to 0
 
@@ -42,21 +41,22 @@ class ExpIbp:
     robust: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_options(self.alpha, self.attack_factor, self.robust_weight)
+        check_options(self)
 
     def draws(
         self, network: Network, batch: Batch, eps: Tensor, generator: torch.Generator, *, fading: float = 0.0
     ) -> dict[str, Tensor]:
         """The attack's start noise."""
-        return {"start": self.attack.noise(ball(batch.x, self.attack_factor * eps), generator)}
+        return start_noise(self, batch, eps, generator)
 
     def loss(
         self, network: Network, params: Params, batch: Batch, eps: Tensor, draws: Mapping[str, Tensor]
     ) -> tuple[Tensor, Metrics]:
         """See :meth:`tightrope.core.protocols.TrainingMethod.loss`."""
-        natural, metrics = natural_term(network, params, batch)
-        attacked, bounded = both_margins(network, params, batch, eps, self.attack, self.attack_factor, draws["start"])
-        logs = [cross_entropy(rows, batch).clamp(min=SMALLEST).log() for rows in (attacked, bounded)]
-        accuracies = mix(self.alpha, holds(attacked, batch), holds(bounded, batch))
-        robust, more = term(mix(self.alpha, *logs).exp(), accuracies, "surrogate")
-        return mix(self.robust_weight, natural, robust), metrics | more
+        return expressive_loss(self, _between, network, params, batch, eps, draws)
+
+
+def _between(alpha: float, attacked: Tensor, bounded: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+    logs = [cross_entropy(rows, batch).clamp(min=SMALLEST).log() for rows in (attacked, bounded)]
+    accuracies = mix(alpha, holds(attacked, batch), holds(bounded, batch))
+    return term(mix(alpha, *logs).exp(), accuracies, "surrogate")

@@ -27,7 +27,7 @@ class PgdTraining:
             its options.
         robust_weight: w.
 
-    Source: Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
+    Source: Madry et al. 2018 (arXiv 1706.06083), the saddle point problem.
     """
 
     attack: Attack

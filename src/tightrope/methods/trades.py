@@ -33,7 +33,7 @@ class Trades:
         steps: of the ascent.
         step_size: as a share of the ball's half-width.
 
-    Source: Zhang et al. 2019 (arXiv 1901.08573), equation 5 and algorithm 1.
+    Source: Zhang et al. 2019 (arXiv 1901.08573), the multi-class objective and its training algorithm.
     """
 
     weight: float = 6.0

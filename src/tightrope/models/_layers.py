@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,10 @@ def _channel_values(name: str, values: Sequence[float], input_shape: Sequence[in
     return tensor.expand(channels).clone().view(channels, 1, 1) if is_image else tensor.view(())
 
 
+BatchNorms = Literal["all", "convolutions", "none"]
+"""Which hidden layers have a batch normalisation before their ReLU."""
+
+
 class Conv(NamedTuple):
     """One convolution of a stack: output channels, then kernel, stride and padding in pixels."""
 
@@ -87,7 +91,7 @@ def conv_net(
     convs: Sequence[Conv],
     *,
     hidden: int | None = None,
-    batch_norm: bool = False,
+    batch_norm: BatchNorms = "none",
 ) -> nn.Sequential:
     """Convolutions with ReLU, flatten, an optional hidden linear layer with ReLU, and the logits.
 
@@ -96,7 +100,7 @@ def conv_net(
         num_classes: number of logits.
         convs: the convolutions in order.
         hidden: neurons of the hidden linear layer; None for none.
-        batch_norm: put a batch normalisation before every ReLU.
+        batch_norm: the hidden layers with a batch normalisation before their ReLU.
 
     Raises:
         InputError: the shape is not (c, h, w) or too small for the stack, or a size is not positive.
@@ -107,12 +111,12 @@ def conv_net(
     channels = input_shape[0]
     for conv in convs:
         layers.append(nn.Conv2d(channels, conv.channels, conv.kernel, conv.stride, conv.padding))
-        layers += [nn.BatchNorm2d(conv.channels), nn.ReLU()] if batch_norm else [nn.ReLU()]
+        layers += [nn.ReLU()] if batch_norm == "none" else [nn.BatchNorm2d(conv.channels), nn.ReLU()]
         channels = conv.channels
     layers.append(nn.Flatten())
     if hidden is not None:
         layers.append(nn.Linear(features, hidden))
-        layers += [nn.BatchNorm1d(hidden), nn.ReLU()] if batch_norm else [nn.ReLU()]
+        layers += [nn.BatchNorm1d(hidden), nn.ReLU()] if batch_norm == "all" else [nn.ReLU()]
         features = hidden
     return nn.Sequential(*layers, nn.Linear(features, num_classes))
 

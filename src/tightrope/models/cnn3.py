@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tightrope.models._layers import Conv, Normalize, conv_net
+from tightrope.models._layers import BatchNorms, Conv, Normalize, conv_net
 
 
 class Cnn3(nn.Module):
@@ -21,6 +21,7 @@ class Cnn3(nn.Module):
         mean: channel means of the normalisation, which is part of the network.
         std: channel standard deviations of the normalisation.
         width: channels of the first convolution.
+        batch_norm: which hidden layers have a batch normalisation: ``"none"``, ``"convolutions"`` or ``"all"``.
 
     Raises:
         InputError: the input shape is not an image shape or too small, or a size is not positive.
@@ -38,11 +39,12 @@ class Cnn3(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         width: int = 16,
+        batch_norm: BatchNorms = "none",
     ) -> None:
         super().__init__()
         convs = [Conv(width, 5, 2, 2), Conv(2 * width, 4, 2, 1)]
         self.normalize = Normalize(mean, std, input_shape)
-        self.layers = conv_net(input_shape, num_classes, convs)
+        self.layers = conv_net(input_shape, num_classes, convs, batch_norm=batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of inputs x (batch, *input_shape)."""

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tightrope.models._layers import Conv, Normalize, conv_net
+from tightrope.models._layers import BatchNorms, Conv, Normalize, conv_net
 
 
 class Cnn5(nn.Module):
     """Three convolutions and two linear layers.
 
     Conv(c, w, 3, 1, 1), ReLU, Conv(w, w, 4, 2, 1), ReLU, Conv(w, 2w, 4, 2, 1), ReLU, Flatten,
-    Linear(., 512), ReLU, Linear; convolutions are (in, out, kernel, stride, padding) and w is the width.
+    Linear(., hidden), ReLU, Linear; convolutions are (in, out, kernel, stride, padding) and w is the width.
 
     Args:
         input_shape: (channels, height, width) of one input, values in [0, 1].
@@ -21,6 +21,8 @@ class Cnn5(nn.Module):
         mean: channel means of the normalisation, which is part of the network.
         std: channel standard deviations of the normalisation.
         width: channels of the first convolution.
+        hidden: neurons of the hidden linear layer.
+        batch_norm: which hidden layers have a batch normalisation: ``"none"``, ``"convolutions"`` or ``"all"``.
 
     Raises:
         InputError: the input shape is not an image shape or too small, or a size is not positive.
@@ -38,11 +40,13 @@ class Cnn5(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         width: int = 16,
+        hidden: int = 512,
+        batch_norm: BatchNorms = "none",
     ) -> None:
         super().__init__()
         convs = [Conv(width, 3, 1, 1), Conv(width, 4, 2, 1), Conv(2 * width, 4, 2, 1)]
         self.normalize = Normalize(mean, std, input_shape)
-        self.layers = conv_net(input_shape, num_classes, convs, hidden=512)
+        self.layers = conv_net(input_shape, num_classes, convs, hidden=hidden, batch_norm=batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of inputs x (batch, *input_shape)."""

@@ -39,9 +39,9 @@ def write_atomic(path: Path, content: bytes | str, *, shared: bool = False) -> N
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, indented, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: Mapping[str, Any], *, shared: bool = False) -> None:
+    """Write JSON, indented, atomically; ``shared`` as of :func:`write_atomic`."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", shared=shared)
 
 
 def read_json(path: Path) -> Any:

@@ -28,6 +28,11 @@ class RunFolder:
         return self.path / "record.json"
 
     @property
+    def imported(self) -> Path:
+        """The record of a network of another library, instead of that of a run."""
+        return self.path / "imported.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON line per epoch."""
         return self.path / "metrics.jsonl"

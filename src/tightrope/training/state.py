@@ -156,8 +156,10 @@ class State:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def save_tensors(path: Path, tensors: Params, facts: Mapping[str, Any]) -> str:
+def save_tensors(path: Path, tensors: Params, facts: Mapping[str, Any], *, shared: bool = False) -> str:
     """Write tensors and a few facts as one safetensors file, atomically; returns the digest of the tensors.
+
+    ``shared`` as of :func:`tightrope.records.files.write_atomic`.
 
     Raises:
         OSError: the disk is full or not writable; an older file stays as it was.
@@ -166,7 +168,7 @@ def save_tensors(path: Path, tensors: Params, facts: Mapping[str, Any]) -> str:
     sha256 = tensor_digest(plain)
     text = json.dumps({**facts, "format": FORMAT, "sha256": sha256})
     header = {"tightrope": json.dumps({"facts": text, "seal": _seal(text)})}  # one key: their order is not defined
-    write_atomic(path, pack_tensors(plain, header))
+    write_atomic(path, pack_tensors(plain, header), shared=shared)
     return sha256
 
 
