@@ -31,6 +31,7 @@ from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import below
 from tightrope.core.spec import Spec
+from tightrope.relaxations._choice import most_of_a_sample
 from tightrope.relaxations._interval import Forward, advance, forward_intervals, image
 from tightrope.relaxations._rounding import Rounding, after_entry
 from tightrope.relaxations._slopes import Rule
@@ -140,7 +141,7 @@ class Engine:
         Which rows are bounded depends on the batch, but what comes out does not.
         """
         stable = _stable_on(self.network, name, interval).flatten(1)
-        most = max((~stable).sum(1).tolist(), default=0)
+        most = most_of_a_sample(~stable)
         if most == 0:
             return interval
         one_by_one, together = (_entries_of_a_row(self.network, name, factored) for factored in (False, True))
