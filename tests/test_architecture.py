@@ -211,8 +211,8 @@ def test_randomness_comes_from_a_generator(file: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["core", "ops", "relaxations", "methods", "attacks"])
 def test_numerical_code_reads_no_tensor_back(kind: str) -> None:
-    """``.item()``, ``.tolist()`` and ``.numpy()`` break graphs and vmap. A fingerprint has to read, and so has the choice of
-    the neurons that are worth a proof."""
+    """``.item()``, ``.tolist()`` and ``.numpy()`` break graphs and vmap. A fingerprint has to read, and so has what
+    chooses the neurons that are worth a proof."""
     readers = {SOURCE / "core" / "digest.py", SOURCE / "relaxations" / "_choice.py"}
     for file in set((SOURCE / kind).glob("*.py")) - readers:
         for node in ast.walk(tree(file)):
