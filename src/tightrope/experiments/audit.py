@@ -157,7 +157,7 @@ def _audited(
         given = Certificate.read(path)
     except (CorruptDataError, MissingDataError) as error:
         return Audited(path, "", "", Finding(Verdict.REJECTED, str(error)))
-    if wrong := objection(given) or (originals.objection(given) if originals else ""):
+    if wrong := objection(given) or (originals.objection(given, given.model or model) if originals else ""):
         return Audited(path, given.verdict, given.method, Finding(Verdict.REJECTED, wrong), part=given.part)
     finding = check(given, model)
     asked = replay is not None or (originals is not None and originals.replays)
