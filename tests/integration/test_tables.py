@@ -16,7 +16,9 @@ from tightrope.cli.main import app
 from tightrope.errors import ConfigError, UnknownNameError
 from tightrope.experiments.table import load_table, sizes, tables, tables_of
 from tightrope.records.cell import CellRecord, read_cells
+from tightrope.reports import figures
 from tightrope.reports.cells import Layout, Literature, cell_table, csv_text
+from tightrope.reports.figures import new_figure
 
 METHODS = Layout(title="Methods", heading="Method", rows="variant", baseline="ibp")
 GRID = Layout(title="Matrix", heading="Relaxation", rows="relaxation", columns="smoother", baseline="none")
@@ -203,6 +205,7 @@ def test_a_table_is_run_resumed_shown_and_written(tmp_path: Path) -> None:
     assert "DeepPoly" in (out / "paradox.md").read_text()
     assert r"\begin{tabular}" in (out / "paradox.tex").read_text()
     assert len((out / "paradox.csv").read_text().splitlines()) == 3
+    assert "matrix.png" in reproduce("matrix", "--show")
     assert "4 networks" in reproduce("warm-start")  # from the plain cell of the other table
     assert {cell.start for cell in read_cells(out)} == {"scratch", "warm"}
     assert len((out / "paradox.csv").read_text().splitlines()) == 3
@@ -218,6 +221,22 @@ def test_the_tables_of_a_folder_are_rendered_from_its_records_alone(tmp_path: Pa
     assert texts(shown["matrix"])["hBox"][0] == "not run"
     page = results._experiment(tmp_path)
     assert shown["paradox"].title in str(next(iter(page.values())))
+
+
+def test_a_grid_is_drawn_with_a_dot_for_each_seed_and_a_bar_at_their_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "new_figure", lambda *size: drawn.append(new_figure(*size)) or drawn[-1])
+    cells = [record(seed, share, smoother="none", relaxation="ibp") for seed, share in enumerate((0.2, 0.4))]
+    cells.append(record(0, 0.1, smoother="rgs", relaxation="deeppoly"))
+    rows, columns = {"ibp": "IBP", "deeppoly": "DeepPoly"}, {"none": "none", "rgs": "RGS"}
+    figures.certified_by_axes(cells, ("relaxation", rows), ("smoother", columns), tmp_path / "grid.png")
+    (axes,) = drawn[0].axes
+    assert [pytest.approx(line.get_ydata()[0]) for line in axes.lines] == [30, 10]
+    assert [dots.get_offsets()[:, 1].tolist() for dots in axes.collections] == [[20, 40], [10]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["none", "RGS"]
+    assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
 def test_bad_tables_on_the_command_line(tmp_path: Path) -> None:

@@ -367,6 +367,21 @@ def test_the_reported_variance_is_that_of_the_estimate(name: str) -> None:
     assert float(reported.min()) >= 0.0
 
 
+@pytest.mark.parametrize("name", ["rgs", "pgpe", "hybrid"])
+def test_a_single_pair_says_nothing_of_the_variance(name: str) -> None:
+    """Reported as 0, exactly, in any precision: no signal-to-noise ratio is made of rounding errors."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        given = {"w": torch.randn(50, generator=generator)}  # float32
+        smoother, std = build(name, pairs=1), {"w": torch.tensor(0.3)}
+
+        def loss(params: Params) -> tuple[Tensor, Metrics]:
+            return params["w"].sin().sum(), {}
+
+        found = smoother.estimate(loss, given, smoother.init(given, ("w",)), std=std, generator=generator)
+        assert float(found.metrics["grad_variance"]) == 0.0
+
+
 # ------------------------------------------------------------------------------------------ dropped members
 
 

@@ -20,10 +20,10 @@ from tightrope.evaluation.certify import eps_text
 from tightrope.evaluation.properties import Neighbourhood, Probe, find_worst, measure, planned_evaluations
 from tightrope.experiments.api import DEFAULT_ATTACK
 from tightrope.experiments.certification import Dataset, Subject, find_attack
+from tightrope.experiments.lab import lab_subject, noise_policy, relaxation_of
 from tightrope.experiments.load import ConfigSource
 from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.run import Run
-from tightrope.experiments.surface import _policy, _relaxation, _subject
 from tightrope.records.files import write_atomic
 from tightrope.records.properties import PropertiesRecord, Settings, WorstMargin
 from tightrope.reports.properties import draw
@@ -133,15 +133,15 @@ def properties(
         >>> [len(each.continuity.jumps) for each in found.relaxations]  # doctest: +SKIP
         [0, 12]
     """
-    chosen = {name: _relaxation(name) for name in relaxations}
+    chosen = {name: relaxation_of(name) for name in relaxations}
     if not chosen:
         raise InputError("Name at least one relaxation.")
     levels = _levels(tuple(std), segments, steps, draws)
     _check_search(jump, tolerance, timeout)
-    found, name, config = _subject(
+    found, name, config = lab_subject(
         source, overrides, dataset, eps, split=split, count=images, data_dir=data_dir, float32=False, device=device
     )
-    policy = NoisePolicy() if config is None else _policy(config)
+    policy = noise_policy(config)
     settings = Settings(
         data=found.data,
         split=split,

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from tightrope._version import __version__
-from tightrope.core.box import parse_eps
 from tightrope.core.digest import tensor_digest
 from tightrope.core.protocols import LossFn, Relaxation
-from tightrope.errors import ConfigError, InputError, MissingDataError, OutOfMemoryError
+from tightrope.errors import InputError, OutOfMemoryError
 from tightrope.evaluation._ledger import check_same
 from tightrope.evaluation.certify import eps_text
 from tightrope.evaluation.landscape import Scene, calibrated, complete, evaluations
 from tightrope.experiments.axes import Along, Heading, Range, Sight, find_axes, find_ranges, positions_between
-from tightrope.experiments.build import build_module, build_plugins
-from tightrope.experiments.certification import Dataset, Subject, find_subject
-from tightrope.experiments.config import RunConfig
-from tightrope.experiments.load import ConfigSource, load_config, presets
-from tightrope.experiments.model_zoo import is_zoo_name, results_folder
+from tightrope.experiments.certification import Dataset, Subject
+from tightrope.experiments.lab import lab_subject, noise_policy, relaxation_of
+from tightrope.experiments.load import ConfigSource
+from tightrope.experiments.model_zoo import results_folder
 from tightrope.experiments.plan import SAFE_SHARE
-from tightrope.experiments.plugins import build_plugin
-from tightrope.experiments.run import Run
 from tightrope.experiments.source import Source, find_source
 from tightrope.records.surface import Axis, Cost, Curve, Surface, read_surface, write_table
 from tightrope.reports.surfaces import draw
 from tightrope.runtime.memory import GIB, free_memory, keep_freed_memory
 from tightrope.smoothers._population import check_std
-from tightrope.training.noise_policy import NoisePolicy
 
 RELAXATIONS = ("ibp", "deepz", "crown_ibp", "deeppoly")
 STD = (0.0, 0.01, 0.03)
@@ -117,16 +111,16 @@ def surface(
         >>> found = tr.surface("runs/digits-mlp-ibp", relaxations=["ibp", "deeppoly"])  # doctest: +SKIP
         >>> found.curve("deeppoly", 0.0).jumps  # doctest: +SKIP
     """
-    chosen = {name: _relaxation(name) for name in relaxations}
+    chosen = {name: relaxation_of(name) for name in relaxations}
     levels = _checked(chosen, tuple(std), draws, points)
-    found, name, config = _subject(
+    found, name, config = lab_subject(
         source, overrides, dataset, eps, split=split, count=images, data_dir=data_dir, float32=float32, device=device
     )
     sight = Sight(found, chosen)
     axes = find_axes(sight, direction, None if towards is None else find_source(towards), plane, seed)
     grid = [positions_between(end, points or POINTS[len(axes)]) for end in find_ranges(axes, ranges)]
     folder = _folder(found, name, axes, out)
-    policy = NoisePolicy() if config is None else _policy(config)
+    policy = noise_policy(config)
     wanted = Surface(
         tightrope=__version__,
         name=name,
@@ -159,75 +153,6 @@ def surface(
     return finished
 
 
-def _subject(
-    source: nn.Module | Source | ConfigSource,
-    overrides: Iterable[str],
-    dataset: Dataset | None,
-    eps: float | str | Fraction | None,
-    *,
-    split: str,
-    count: int,
-    data_dir: Path | str | None,
-    float32: bool,
-    device: str,
-) -> tuple[Subject, str, RunConfig | None]:
-    """What is looked at, its name, and the settings that belong to it."""
-    if count < 1:
-        raise InputError(f"A loss needs at least 1 image, got {count}.")
-    if eps is not None:
-        parse_eps(eps)
-    find = partial(find_subject, split=split, count=count, data_dir=data_dir, float32=float32, device=device, spec=None)
-    if isinstance(source, nn.Module):
-        return find(source, dataset, eps), type(source).__name__, None
-    if known := _trained(source, list(overrides)):
-        return find(known, dataset, eps), known.name, known.config if isinstance(known, Run) else None
-    name, config = load_config(cast(ConfigSource, source), overrides)
-    module = build_module(config, build_plugins(config))
-    own_eps = config.eps.target if eps is None else eps
-    return find(module, config.data.name if dataset is None else dataset, own_eps), name, config
-
-
-def _trained(source: Source | ConfigSource, overrides: Sequence[str]) -> Source | None:
-    """The run or imported network that is meant, None for settings.
-
-    Raises:
-        InputError: overrides for a run.
-        MissingDataError: neither.
-    """
-    if isinstance(source, str | Path):
-        if str(source).endswith(".toml") or str(source) in presets():
-            return None
-        if not Path(source).exists() and not is_zoo_name(source):
-            raise MissingDataError(
-                f"{source} is neither a run folder nor a preset. See tightrope list presets, or name a TOML file."
-            )
-    elif not isinstance(source, Source):
-        return None
-    if overrides:
-        raise InputError("The settings of a run are what it was trained with: they cannot be overridden.")
-    return find_source(source)
-
-
-def _relaxation(text: str) -> Relaxation:
-    """A relaxation by ``name`` or ``name:option=value,option=value``."""
-    name, _, options = text.partition(":")
-    try:
-        values = [
-            (key.strip(), _value(value))
-            for key, _, value in (each.partition("=") for each in options.split(",") if each)
-        ]
-    except tomllib.TOMLDecodeError:
-        raise ConfigError([f"{text!r} is not of the form name:option=value"], "relaxation") from None
-    return cast(Relaxation, build_plugin("relaxations", name, dict(values)))
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return tomllib.loads(f'value = "{text.strip()}"')["value"]
-
-
 def _checked(chosen: Mapping[str, Relaxation], std: tuple[float, ...], draws: int, points: int | None) -> list[float]:
     """The std, ascending.
 
@@ -245,10 +170,6 @@ def _checked(chosen: Mapping[str, Relaxation], std: tuple[float, ...], draws: in
     if points is not None and points < 2:
         raise InputError(f"points = {points}: a line needs at least 2.")
     return sorted(set(std))
-
-
-def _policy(config: RunConfig) -> NoisePolicy:
-    return NoisePolicy(config.smoother.std_mode, config.smoother.biases, config.smoother.normalisation)
 
 
 # ------------------------------------------------------------------------------------------------ the work

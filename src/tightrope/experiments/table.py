@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
@@ -18,8 +18,9 @@ from tightrope.experiments.suite import Cell, Suite, cells, load_suite, narrowed
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.records.files import write_atomic
 from tightrope.reports.cells import Axis, Layout, cell_table, csv_text
+from tightrope.reports.figures import certified_by_axes
 from tightrope.reports.tables import Table, latex, markdown
-from tightrope.reports.units import rank
+from tightrope.reports.units import printed, rank
 
 Size = Literal["minutes", "cpu-hours", "gpu-hours"]
 SIZES: tuple[Size, ...] = get_args(Size)
@@ -92,13 +93,25 @@ class NamedTable:
         return cell_table(self.finished(folder), self.layout, self.values, self.suite.literature)
 
     def write(self, folder: Path) -> list[Path]:
-        """Write it beside the cells, under its name: Markdown, LaTeX, and the cells as CSV."""
+        """Write it beside the cells, under its name: Markdown, LaTeX, the cells as CSV, and of a grid a picture."""
         table = self.table(folder)
         texts = {"md": markdown([table]), "tex": latex([table]), "csv": csv_text(self.finished(folder))}
         paths = {folder / f"{self.name}.{suffix}": text for suffix, text in texts.items()}
         for path, text in paths.items():
             write_atomic(path, text)
-        return [*paths]
+        return [*paths, *self._draw(folder)]
+
+    def _names(self, found: Sequence[CellRecord], axis: Axis) -> dict[str, str]:
+        values = {getattr(cell, axis) for cell in found}
+        return {value: printed(value) for value in self.values[axis] if value in values}
+
+    def _draw(self, folder: Path) -> list[Path]:
+        rows, columns = self.layout.rows, self.layout.columns
+        if columns is None:
+            return []
+        found, path = self.finished(folder), folder / f"{self.name}.png"
+        certified_by_axes(found, (rows, self._names(found, rows)), (columns, self._names(found, columns)), path)
+        return [path]
 
 
 def tables() -> list[str]:

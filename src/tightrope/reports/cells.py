@@ -191,10 +191,14 @@ def _departures(cells: Group, axis: Axis) -> tuple[list[str], dict[str, str]]:
     return sentence, own
 
 
+def _images(cell: CellRecord) -> str:
+    return f"{cell.images:,} {cell.split} images" + (f" of {cell.dataset}" if cell.dataset else "")
+
+
 def _about(cells: Group) -> list[str]:
     if not cells:
         return []
-    images = _listed(f"{cell.images:,} {cell.split} images of {cell.dataset} at eps {cell.eps}" for cell in cells)
+    images = _listed(f"{_images(cell)} at eps {cell.eps}" for cell in cells)
     networks = _listed(f"{cell.network} ({cell.weights:,} weights)" for cell in cells)
     length = _listed(f"{cell.epochs} epoch{'s' * (cell.epochs != 1)} on {cell.train_images:,} images" for cell in cells)
     machines = _listed(f"{c.threads} thread{'s' * (c.threads != 1)} of {c.processor}" for c in cells if c.threads)

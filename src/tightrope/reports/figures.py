@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tightrope.core.extras import require
+from tightrope.records.cell import CellRecord
 from tightrope.records.image import Summary
 from tightrope.records.radius import RadiusSummary
 from tightrope.records.run import EpochRecord
@@ -38,6 +40,43 @@ def accuracies(
     _surrogate_curves(lines, curves)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def certified_by_axes(
+    cells: Sequence[CellRecord], rows: tuple[str, Mapping[str, str]], columns: tuple[str, Mapping[str, str]], path: Path
+) -> None:
+    """Certified accuracy of networks that differ along two axes: a dot for each seed, a bar at their mean.
+
+    Args:
+        cells: final ones of one suite.
+        rows: an axis, an attribute of the cells; and of its values what they are called. They lie side by side.
+        columns: another; its values differ in colour.
+        path: the picture to write; the ending decides the format.
+    """
+    (down, places), (across, colours) = rows, columns
+    figure = new_figure(1.5 + 1.6 * len(places), 3.6)
+    axes = figure.subplots()
+    step = 0.8 / len(colours)
+    for index, ((value, name), colour) in enumerate(zip(colours.items(), COLOURS, strict=False)):
+        for place, row in enumerate(places, start=1):
+            centre = place + (index - (len(colours) - 1) / 2) * step
+            shares = [100 * c.certified for c in cells if (getattr(c, down), getattr(c, across)) == (row, value)]
+            if shares:
+                ends = centre - 0.4 * step, centre + 0.4 * step
+                axes.plot(ends, [fmean(shares)] * 2, color=colour, linewidth=4, label=name, solid_capstyle="butt")
+                axes.scatter([centre] * len(shares), shares, color="black", s=12, zorder=3)
+    _legend_of_each_once(axes)
+    axes.set_xticks(range(1, 1 + len(places)), list(places.values()))
+    axes.set_ylim(0, None)
+    axes.set_ylabel("certified accuracy (%)\ndot: a seed, bar: their mean")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _legend_of_each_once(axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    each = dict(zip(names, handles, strict=True))
+    axes.legend(each.values(), each.keys(), frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def radius_curve(found: RadiusSummary, title: str, path: Path) -> None:

@@ -335,8 +335,9 @@ def variance_metrics(grad: Mapping[str, Tensor], power: Tensor, samples: Tensor)
     Args:
         grad: the mean.
         power: the sum of the samples' squared norms.
-        samples: how many; without two of them the variance is reported as 0.
+        samples: how many; without two of them nothing is known of the variance, which is reported as 0.
     """
     norm = torch.stack([torch.linalg.vector_norm(each).double() for each in grad.values()]).square().sum()
     spread = (power.double() - samples * norm).clamp(min=0.0)
-    return {"grad_power": norm, "grad_variance": spread / (samples * (samples - 1)).clamp(min=1)}
+    known = torch.where(samples > 1, spread, 0.0)  # of one sample the spread is rounding
+    return {"grad_power": norm, "grad_variance": known / (samples * (samples - 1)).clamp(min=1)}
