@@ -92,6 +92,13 @@ def test_a_third_party_needs_the_certificate_and_the_network(run: Path, tmp_path
     assert audited(alone)[0] == 0
 
 
+def test_a_run_is_held_against_nothing_else(run: Path) -> None:
+    """Files that would not be looked at are refused, not passed over."""
+    model = next(run.glob("certificates/*/model.safetensors"))
+    with pytest.raises(InputError, match="against the run itself"):
+        tr.audit(run, model=model)
+
+
 def test_a_missing_certificate_is_noticed(run: Path) -> None:
     some(run, "verified").unlink()
     assert "does not exist" in rejections(run)[0]

@@ -283,6 +283,9 @@ def test_evidence_is_held_against_the_files(net: Path, write: Callable[[str], Pa
     prop, folder = write(assertions), tmp_path / "evidence"
     tr.verify(net, prop, timeout=20, evidence=folder)
     assert all(one.confirmed and one.replayed for one in tr.audit(folder, net=net, prop=prop))
+    renamed = tmp_path / "renamed.onnx"
+    renamed.write_bytes(net.read_bytes())
+    assert all(one.confirmed for one in tr.audit(folder, net=renamed, prop=prop))
     other = tmp_path / "other.onnx"
     other.write_bytes(net.read_bytes() + b"\x52\x00")  # an empty field: the same network in another file
     for given, words in (
@@ -309,6 +312,13 @@ def test_a_network_that_is_evaluated_otherwise_is_rejected(
         "rejected",
         "onnxruntime computes other outputs there",
     )
+
+
+def test_a_property_that_is_not_there_is_bad_input(net: Path, write: Callable[[str], Path], tmp_path: Path) -> None:
+    tr.verify(net, write("(assert (>= Y_0 1.9))"), timeout=20, evidence=tmp_path / "evidence")
+    result = tightrope("audit", tmp_path / "evidence", "--property", tmp_path / "nowhere.vnnlib")
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr
 
 
 def test_evidence_does_not_mix_with_what_is_there(net: Path, write: Callable[[str], Path], tmp_path: Path) -> None:

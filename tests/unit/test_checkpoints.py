@@ -16,6 +16,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,56 @@ def test_float64_weights_stay_as_they_are(tmp_path: Path) -> None:
     assert found.params["layers.0.weight"].dtype == torch.float64
 
 
+def test_layers_of_one_size_in_the_order_of_their_names_are_put_back_by_their_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = [784, *[4] * 11, 10]
+    layers = [nn.Linear(*size) for size in pairwise(sizes)]
+    names = [*(f"hidden{i}" for i in range(11)), "out"]
+    relus = [(f"relu{i}", nn.ReLU()) for i in range(11)]
+    pairs = zip(zip(names, layers, strict=True), [*relus, ("end", nn.Identity())], strict=True)
+    net = nn.Sequential(OrderedDict([("flat", nn.Flatten()), *chain.from_iterable(pairs)]))
+    state = net.state_dict()
+    by_name = {key: state[key] for name in sorted(names) for key in (f"{name}.weight", f"{name}.bias")}
+    path = tmp_path / "sorted.pt"
+    torch.save(by_name, path)
+    found = tr.import_network(path, tmp_path / "out", dataset="mnist", eps=0.1, arch="mlp", normalize="none")
+    assert list(by_name)[::2] != [f"{name}.weight" for name in names]
+    x = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(found.network(found.params, x), net(x))
+
+
+@pytest.mark.parametrize(("nested", "message"), [(False, "before the weight of the first"), (True, "is left over")])
+def test_a_normalisation_of_batches_before_the_first_layer_is_not_passed_over(
+    nested: bool, message: str, tmp_path: Path
+) -> None:
+    norm, layers = nn.BatchNorm2d(1, affine=False), [nn.Flatten(), nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10)]
+    net = nn.Sequential(norm, nn.Sequential(*layers)) if nested else nn.Sequential(norm, *layers)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match=message):
+        tr.import_network(tmp_path / "net.pt", tmp_path / "o", dataset="mnist", eps=0, arch="mlp", normalize="none")
+
+
+def test_two_normalisations_of_the_inputs_are_refused() -> None:
+    state = {"a.mean": torch.ones(1), "a.std": torch.ones(1), "b.mean": torch.zeros(1), "0.weight": torch.ones(2, 2)}
+    with pytest.raises(CheckpointError, match=r"a\.mean and b\.mean are two normalisations"):
+        read_layers(state)
+
+
+def test_a_whole_module_with_another_activation_is_refused(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.LeakyReLU(0.1), nn.Linear(4, 10))
+    torch.save(net, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="names LeakyReLU, which the architecture does not have"):
+        tr.import_network(tmp_path / "net.pt", tmp_path / "o", dataset="mnist", eps=0, arch="mlp", normalize="none")
+
+
+def test_one_float64_tensor_makes_all_of_them_float64(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10))
+    net[1].bias.data = net[1].bias.data.double()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    found = tr.import_network(tmp_path / "net.pt", tmp_path / "o", dataset="mnist", eps=0, arch="mlp", normalize="none")
+    assert {value.dtype for value in found.params.values()} == {torch.float64}
+
+
 def test_half_precision_becomes_the_same_float32_numbers(tmp_path: Path) -> None:
     layers = nn.Sequential(*network("cnn3")).half()
     found = imported(saved(tmp_path, layers.state_dict()), "cnn3", normalize="none")
@@ -399,7 +450,7 @@ def test_tensors_of_one_shape_in_another_order_are_refused_by_their_names(tmp_pa
     here, there = names.index("1.weight"), names.index("1.running_var")
     names[here], names[there] = names[there], names[here]
     swapped = {name: given[name] for name in names}
-    spelled = {f"layer{name}": value for name, value in swapped.items()}
+    spelled = {chr(ord("z") - int(name.split(".")[0])) + "." + name.split(".")[1]: swapped[name] for name in swapped}
     with pytest.raises(CheckpointError, match="vectors were found"):
         imported(saved(tmp_path, spelled), normalize="none")
     found = imported(saved(tmp_path, swapped), normalize="none")
@@ -514,7 +565,7 @@ def test_another_number_of_classes(tmp_path: Path) -> None:
     layers = network("cnn7", "cifar10")
     layers[-1] = nn.Linear(6, 200)
     path = saved(tmp_path, nn.Sequential(*layers).state_dict())
-    with pytest.raises(InputError, match=r"with 200 outputs; cifar10 has .* 10 classes"):
+    with pytest.raises(CheckpointError, match=r"the weight is 200 x 6, 10 x 6 is expected"):
         imported(path, "cnn7", "cifar10", normalize="none")
 
 

@@ -38,6 +38,15 @@ def program_of(given: Problem) -> Program:
         return Program(given, Deeppoly().bounds(*given).pre)
 
 
+def test_what_the_solver_raises_is_not_taken_for_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ValueError("the solver is broken")
+
+    monkeypatch.setattr(_program, "milp", broken)
+    with pytest.raises(ValueError, match="the solver is broken"):
+        program_of(problem("mlp", 0.1, 1)).minimum(0, 60.0)
+
+
 @pytest.mark.parametrize("eps", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("name", TINY)
 def test_the_least_margin_is_that_of_enumeration(name: str, eps: float) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,30 @@ def test_a_full_disk_leaves_the_old_record_and_no_temporary(
 def test_folders_are_made_and_text_is_utf8(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a" / "b" / "file", "é")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == "é".encode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes")
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    """A pipe or a device stays one, and a symbolic link goes on pointing where it did."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(pipe, "a")
+    assert os.read(reader, 9) == b"a"
+    os.close(reader)
+    assert pipe.is_fifo()
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    for text in ("first", "second"):
+        write_atomic(link, text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+
+
+def test_what_is_wrong_with_a_record_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"a": NaN}')
+    with pytest.raises(CorruptDataError, match=r"name: Field required, and \d+ more\.$"):
+        RunRecord.read(tmp_path / "record.json")
 
 
 def test_json_is_written_and_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tightrope.auditor.finding import Finding, Verdict
 from tightrope.core import registry
 from tightrope.core.outcome import Verdict as Sign
 from tightrope.data._loader import Samples, to_unit
-from tightrope.errors import CorruptDataError, MissingDataError
+from tightrope.errors import CorruptDataError, InputError, MissingDataError
 from tightrope.evaluation.certificates import folder_of, radius_name
 from tightrope.experiments.originals import Originals
 from tightrope.experiments.source import Source, find_source, is_source
@@ -88,6 +88,7 @@ def audit(
     Raises:
         MissingDataError: there is no certificate.
         CorruptDataError: the network's file is damaged, or the run is.
+        InputError: other files are given for a run.
         MissingExtraError: ``net`` needs the packages onnx and onnxruntime.
 
     Cost: for each image the relaxation in plain NumPy, and a back-substitution of one row for each leaf.
@@ -111,6 +112,11 @@ def _all(
     path: Path, model: Model | None, replay: Replay | None, originals: Originals | None, data_dir: Path | str | None
 ) -> Iterator[Audited]:
     if is_source(path):
+        if model is not None or originals is not None:
+            raise InputError(
+                f"{path} is a run: its certificates are held against the run itself, not against other files. Leave "
+                "model, net and property out."
+            )
         yield from _of_source(find_source(path), replay, data_dir)
     elif path.is_file():
         yield _audited(path, model or _beside(path.parent), replay, originals=originals)
@@ -157,7 +163,7 @@ def _audited(
         given = Certificate.read(path)
     except (CorruptDataError, MissingDataError) as error:
         return Audited(path, "", "", Finding(Verdict.REJECTED, str(error)))
-    if wrong := objection(given) or (originals.objection(given) if originals else ""):
+    if wrong := objection(given) or (originals.objection(given, given.model or model) if originals else ""):
         return Audited(path, given.verdict, given.method, Finding(Verdict.REJECTED, wrong), part=given.part)
     finding = check(given, model)
     asked = replay is not None or (originals is not None and originals.replays)

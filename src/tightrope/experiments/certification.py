@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -198,8 +199,8 @@ def find_effort(subject: Subject, workers: int, memory_gib: float | None, shard:
     """
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}.")
-    if memory_gib is not None and not memory_gib > 0:
-        raise InputError(f"The memory must be positive, got {memory_gib} GiB.")
+    if memory_gib is not None and not 0 < memory_gib < math.inf:
+        raise InputError(f"The memory must be positive and finite, got {memory_gib} GiB.")
     if workers > 1 and subject.x.device.type != "cpu":
         raise InputError("Workers share the CPU. Use one shard a GPU instead: torchrun, or shard i/n.")
     return Effort(workers, memory_gib, None if shard is None else Shard.parse(shard), merge)

@@ -258,7 +258,7 @@ def _architecture(arch: str, task: Dataset, stated: Statistics | None, weights: 
     try:
         cls, options = model_class(arch, _options(arch, weights, task))
         with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are replaced
-            return cls(task.input_shape, weights.layers[-1].weight.shape[0], mean=mean, std=std, **options)
+            return cls(task.input_shape, task.num_classes, mean=mean, std=std, **options)
     except TightropeError as error:
         raise CheckpointError(str(error)) from None
 

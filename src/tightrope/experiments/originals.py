@@ -25,18 +25,22 @@ class Originals:
     """
 
     def __init__(self, net: Path | str | None, prop: Path | str | None) -> None:
-        self._net, self._prop_file = net, file_of(prop)
         self._prop: Property | None = None if prop is None else read_property(prop)
-        self._sha256 = None if net is None else canonical(*from_onnx(net), file_of(net)).sha256
+        self._net, self._prop_file = net, file_of(prop)
+        self._own = None if net is None else canonical(*from_onnx(net), file_of(net))
 
     @property
     def replays(self) -> bool:
         """Whether there is a network to ask."""
         return self._net is not None
 
-    def objection(self, given: Certificate) -> str:
-        """Where a certificate differs from them; empty if it does not."""
-        if self._sha256 is not None and given.model_sha256 != self._sha256:
+    def objection(self, given: Certificate, model: Model | None) -> str:
+        """Where a certificate differs from them; empty if it does not.
+
+        Args:
+            model: that it refers to, if it is there.
+        """
+        if self._own is not None and given.model_sha256 != _called_as(self._own, model).sha256:
             return f"its network is not that of {self._net}"
         return "" if self._prop is None else "; ".join(self._differences(given, self._prop))
 
@@ -62,3 +66,12 @@ class Originals:
         rounded, theirs = run_onnx(self._net, x.ravel())
         lower, upper = outputs(model, rounded.reshape(x.shape))
         return "" if close(theirs, (lower + upper) / 2) else "onnxruntime computes other outputs there"
+
+
+def _called_as(own: Model, other: Model | None) -> Model:
+    """A network with the name that its file has in another one: a file is the same after it was renamed."""
+    named = None if other is None else other.graph.get("source")
+    source = own.graph["source"]
+    if not isinstance(named, list) or named[1:] != source[1:]:
+        return own
+    return Model({**own.graph, "source": named}, own.weights)

@@ -242,6 +242,8 @@ def _costs(surface: Surface, sight: Sight, scene: Scene, budget: float) -> tuple
 
 
 def _budget(memory_gib: float | None, scene: Scene) -> float:
+    if memory_gib is not None and not 0 < memory_gib < math.inf:
+        raise InputError(f"The memory must be positive and finite, got {memory_gib} GiB.")
     return SAFE_SHARE * free_memory(scene.points.device) if memory_gib is None else memory_gib * GIB
 
 

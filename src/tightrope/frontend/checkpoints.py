@@ -7,6 +7,7 @@ to fit the module's layer at that place, with nothing left over on either side.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,7 +25,9 @@ _VECTORS = ("weight", "bias", "running_mean", "running_var")
 _NODES = ("param", "buffer")  # of a traced graph, whose names do not say more
 _COUNTERS = "num_batches_tracked"
 _STATISTICS = {"mean": "mean", "std": "std", "sigma": "std"}
+_PASSED = (*_STATISTICS, "running_mean", "running_var")
 _CHANNELS = 1024  # at most, of an input that is normalised
+_FUNCTIONS = ("torch.nn.modules.activation.", "torch.nn.modules.pooling.")
 
 
 class BatchNorm(NamedTuple):
@@ -112,7 +115,7 @@ def find_network(path: Path | str, build: Build, prefix: str = "") -> Found:
         if any(_is_below(root, other) for other, _ in found):
             continue
         part = {name: value for name, value in tensors.items() if _is_below(name, root)}
-        for ordered in (part, dict(sorted(part.items(), key=lambda item: _numbered(item[0])))):
+        for ordered in _orders(part):
             try:
                 found.append((root, _network(ordered, build, content)))
                 break
@@ -123,28 +126,62 @@ def find_network(path: Path | str, build: Build, prefix: str = "") -> Found:
         raise CheckpointError(f"{path} holds several networks of this architecture: {names}. Say which as the prefix.")
     if not found:
         raise CheckpointError(f"{path}: {refused[0]}")
+    _check_rest(path, found[0][1], tensors)
     return found[0][1]
+
+
+def _check_rest(path: Path | str, found: Found, tensors: Mapping[str, Tensor]) -> None:
+    """Statistics that are left over may belong to a layer in front of those that were found."""
+    rest = [name for name in found.unused if name in tensors and name.rpartition(".")[2] in _PASSED]
+    if rest:
+        raise CheckpointError(
+            f"{path}: {rest[0]} is left over: a normalisation that the architecture does not have there? If it is no "
+            "part of the network, give the name below which the network's own weights lie (--prefix)."
+        )
 
 
 def _network(tensors: Mapping[str, Tensor], build: Build, content: Content) -> Found:
     weights = read_layers(tensors)
     module = filled(build(weights), weights.layers)
+    _check_functions(module, content.inert)
     spare = [name for name in content.tensors if name not in weights.used and not name.endswith(_COUNTERS)]
     return Found(module, weights, (*spare, *content.inert))
 
 
+def _orders(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], ...]:
+    """That of the file and that of the numbers in names; the latter first where the file has sorted its names.
+
+    Layers of one size would fit in either.
+    """
+    numbered = dict(sorted(tensors.items(), key=lambda item: _numbered(item[0])))
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
+    return (numbered, tensors) if layers == sorted(layers) else (tensors, numbered)
+
+
 def _numbered(name: str) -> tuple[tuple[int, str], ...]:
     """A key that sorts the tensors of numbered layers, as files that sort their names have lost that order."""
-    *path, role = name.split(".")
-    parts = [(int(part), "") if part.isdigit() else (0, part) for part in path]
+    path, _, role = name.rpartition(".")
+    parts = [(int(part), "") if part.isdecimal() else (0, part) for part in re.findall(r"\d+|\D+", path)]
     return (*parts, (_VECTORS.index(role) if role in _VECTORS else 0, role))
+
+
+def _check_functions(module: nn.Module, named: Sequence[str]) -> None:
+    """Shapes do not tell one activation from another, but files of whole modules name their classes."""
+    own = {type(part).__name__ for part in module.modules()}
+    foreign = [name.rpartition(".")[2] for name in named if name.startswith(_FUNCTIONS)]
+    if other := sorted(set(foreign) - own):
+        raise CheckpointError(
+            f"it names {', '.join(other)}, which the architecture does not have. If they are no part of the network, "
+            "save its weights alone: torch.save(model.state_dict(), path)."
+        )
 
 
 def read_layers(tensors: Mapping[str, Tensor]) -> Weights:
     """Tensors in their order as layers.
 
     Raises:
-        CheckpointError: there are no layers, or the vectors behind a weight are not its bias and normalisation.
+        CheckpointError: there are no layers, the vectors behind a weight are not its bias and normalisation, or
+            something stands before the first layer that inputs would have to pass.
     """
     groups = list[list[tuple[str, Tensor]]]()  # a weight and the vectors behind it
     statistics = dict[str, tuple[str, tuple[float, ...]]]()
@@ -152,10 +189,14 @@ def read_layers(tensors: Mapping[str, Tensor]) -> Weights:
         role = name.rpartition(".")[2]
         if role in _MATRICES and value.ndim >= 2:
             groups.append([(name, value)])
-        elif groups and value.ndim == 1 and (role in _VECTORS or role in _NODES):
+        elif value.ndim == 1 and (role in _VECTORS or role in _NODES):
+            if not groups:
+                raise CheckpointError(f"{name} {_size(value)} stands before the weight of the first layer.")
             groups[-1].append((name, value))
-        elif (which := _STATISTICS.get(role)) and which not in statistics and value.numel() <= _CHANNELS:
-            statistics[which] = name, tuple(value.flatten().tolist())
+        elif (which := _STATISTICS.get(role)) and value.is_floating_point() and value.numel() <= _CHANNELS:
+            given = name, tuple(value.flatten().tolist())
+            if statistics.setdefault(which, given)[1] != given[1]:
+                raise CheckpointError(f"{statistics[which][0]} and {name} are two normalisations of the inputs.")
     used = frozenset(name for group in groups for name, _ in group)
     if not groups:
         raise CheckpointError("there are no weights of layers in it.")
@@ -207,7 +248,7 @@ def filled(module: nn.Module, layers: Sequence[Layer]) -> nn.Module:
             state[f"{path}.{_COUNTERS}"], norm = torch.zeros((), dtype=torch.int64), None
     _check_no_norm(norm)
     module.load_state_dict(state, assign=True)
-    return module.double() if any(layer.weight.dtype == torch.float64 for layer in layers) else module
+    return module.double() if any(value.dtype == torch.float64 for value in state.values()) else module
 
 
 def _check_no_norm(norm: tuple[str, BatchNorm] | None) -> None:

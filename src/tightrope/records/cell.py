@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tightrope.errors import CorruptDataError
-from tightrope.records.files import read_json, write_json
+from tightrope.records.files import first_problem, read_json, write_json
 
 
 class CellRecord(BaseModel):
@@ -85,7 +85,7 @@ class CellRecord(BaseModel):
         try:
             return cls.model_validate(read_json(path))
         except ValidationError as error:
-            raise CorruptDataError(f"{path} is not the record of a cell: {error}") from None
+            raise CorruptDataError(f"{path} is not the record of a cell: {first_problem(error)}.") from None
 
 
 def read_cells(folder: Path) -> list[CellRecord]:

@@ -18,6 +18,9 @@ M = TypeVar("M", bound=BaseModel)
 def write_atomic(path: Path, content: bytes | str, *, shared: bool = False) -> None:
     """Write a file so that a reader sees the old content or the new one, whatever happens in between.
 
+    A symbolic link stays one. What is there and is no regular file, such as ``/dev/null`` or a pipe, is written to and
+    never replaced.
+
     Args:
         path: the file; its folder is made.
         content: of it.
@@ -27,6 +30,10 @@ def write_atomic(path: Path, content: bytes | str, *, shared: bool = False) -> N
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
@@ -76,4 +83,12 @@ def read_model(path: Path, kind: type[M], what: str) -> M:
     except FileNotFoundError:
         raise MissingDataError(f"{path} does not exist.") from None
     except ValidationError as error:
-        raise CorruptDataError(f"{path} is not {what}: {error}") from None
+        raise CorruptDataError(f"{path} is not {what}: {first_problem(error)}.") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    place = ".".join(map(str, found[0]["loc"]))
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{place}{': ' if place else ''}{found[0]['msg']}{more}"

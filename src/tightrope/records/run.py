@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from tightrope.errors import CorruptDataError
-from tightrope.records.files import read_json, write_atomic, write_json
+from tightrope.records.files import first_problem, read_json, write_atomic, write_json
 
 SCHEMA = 1
 
@@ -185,7 +185,7 @@ class RunRecord(_Record):
         try:
             return cls.model_validate(read_json(path))
         except ValidationError as error:
-            raise CorruptDataError(f"{path} is not a run record of schema {SCHEMA}: {error}") from None
+            raise CorruptDataError(f"{path} is not a run record of schema {SCHEMA}: {first_problem(error)}.") from None
 
 
 def write_epochs(path: Path, epochs: Iterable[EpochRecord]) -> None:
@@ -203,5 +203,7 @@ def read_epochs(path: Path) -> list[EpochRecord]:
         return []
     try:
         return [EpochRecord.model_validate_json(line) for line in path.read_text().splitlines()]
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CorruptDataError(f"{path} is damaged: {error}") from None
+    except ValidationError as error:
+        raise CorruptDataError(f"{path} is damaged: {first_problem(error)}.") from None
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{path} is damaged: {error}.") from None

@@ -8,6 +8,8 @@ variable is in units of its own range: the tolerances of solvers are absolute.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from threading import Thread
 from typing import NamedTuple, TypeVar
 
@@ -190,12 +192,20 @@ class Program:
 
 
 def _awaited(solve: Callable[[], T], seconds: float) -> T | None:
-    """What a solver finds in time; one that does not look at its limit is left to end by itself."""
-    found: list[T] = []
-    thread = Thread(target=lambda: found.append(solve()), daemon=True)
-    thread.start()
-    thread.join(None if seconds == INF else seconds)
-    return found[0] if found else None
+    """What a solver finds in time, or raises; one that does not look at its limit is left to end by itself."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(solve())
+        except BaseException as error:  # for who waits
+            answer.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return answer.result(None if seconds == INF else seconds)
+    except FutureTimeout:
+        return None
 
 
 def _joined(found: list[tuple[Tensor, ...]], count: int) -> _Neurons:
