@@ -11,6 +11,7 @@ from tools.zoo import LIMIT, add, write_sums
 from typer.testing import CliRunner
 
 import tightrope as tr
+from tightrope.cli import _console
 from tightrope.cli.main import app
 from tightrope.errors import CheckpointError, InputError, UnknownNameError
 from tightrope.experiments import model_zoo
@@ -110,8 +111,9 @@ def test_results_about_the_zoo_go_to_a_folder_of_ones_own(tmp_path: Path, monkey
     assert {path: path.read_bytes() for path in model_zoo.find(KNOWN).rglob("*") if path.is_file()} == before
 
 
-def test_the_zoo_is_listed_with_its_accuracies() -> None:
-    result = CliRunner().invoke(app, ["list", "zoo"], env={"COLUMNS": "250"})
+def test_the_zoo_is_listed_with_its_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_console.out, "_width", 250)
+    result = CliRunner().invoke(app, ["list", "zoo"])
     assert result.exit_code == 0, result.output
     for name in NAMES:
         assert name in result.output
