@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from benchmarks import readme
 
+from tightrope.experiments.table import tables_of
+from tightrope.reports.tables import markdown
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ROWS = re.findall(r"^\| `([\w./-]+)` \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", README, re.M)
@@ -43,6 +46,16 @@ def test_figures_of_complete_verification_are_those_of_the_records(row: tuple[st
     shares = [f"{100 * summary[f'{kind}_accuracy']:.2f}" for kind in ("adversarial", "certified")]
     assert (shares, summary["unknown"]) == ([adversarial, certified], int(unknown))
     assert f"{summary['seconds'] / 60:.1f}" == minutes
+
+
+def test_tables_of_the_experiment_are_those_of_its_records() -> None:
+    folder = ROOT / "results/paradox-mnist-small-0.3"
+    written = (folder / "matrix.md").read_text()
+    assert written == markdown([tables_of(folder)["matrix"]])
+    for page in ("README.md", "docs/explanation/what-we-found.md"):
+        rows = re.findall(r"^\| (?:IBP|DeepPoly) \| .* ± .* \|$", (ROOT / page).read_text(), re.M)
+        assert len(rows) == 2, page
+        assert all(row in written for row in rows), page
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))
