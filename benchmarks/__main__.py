@@ -161,8 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     scales.add_argument("--axes", type=_list_of(_axis), metavar="A,B", help=f"of {', '.join(AXES)}")
     scales.add_argument("--points", type=_positive, help="values of each axis, the smallest first")
     instances = parser.add_argument_group("verify")
-    instances.add_argument("--instances", type=Path, metavar="DIR", help="ONNX, VNN-LIB and a table *instances.csv")
-    instances.add_argument("--count", type=_positive, help="so many of them, evenly spread")
+    folders = "each with ONNX, VNN-LIB and a table *instances.csv"
+    instances.add_argument("--instances", type=Path, nargs="+", metavar="DIR", help=folders)
+    instances.add_argument("--count", type=_positive, help="so many of each, evenly spread")
     instances.add_argument("--timeout", type=float, metavar="SECONDS", help="of an instance (default: 30)")
     return parser
 

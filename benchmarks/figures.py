@@ -94,9 +94,11 @@ def forecasts(groups: Sequence[Record]) -> Figure:
 
 def cactus(groups: Sequence[Record]) -> Figure:
     """Instances decided above the time spent on them, one line for each verifier: further right and lower is better."""
-    figure = _figure(5.0, 0.4 + 3.2 * len(groups))
-    panels = figure.subplots(len(groups), squeeze=False)[:, 0]
-    for panel, group in zip(panels, groups, strict=True):
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    figure = _figure(0.4 + 4.4 * columns, 0.4 + 3.2 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, group in zip(panels, groups, strict=False):
         for colour, row in zip(LINES, group["contenders"], strict=False):
             times = list(solved(row))
             label = f"{row['name']}: {len(times)} of {group['units_per_step']}"
@@ -108,6 +110,8 @@ def cactus(groups: Sequence[Record]) -> Figure:
         panel.grid(alpha=0.3)
         if group["contenders"]:
             panel.legend(frameon=False, fontsize=8)
+    for panel in panels:  # that no group is left for
+        panel.remove()
     return figure
 
 

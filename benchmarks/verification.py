@@ -1,12 +1,13 @@
 """Complete verification: instances decided against time, of files that any verifier reads.
 
 An instance is an ONNX network, a VNN-LIB property and a number of seconds, as in the competition of the field: those of
-``--instances DIR`` (with its ``*instances.csv``), or generated ones, fully connected networks of fixed seeds and the
+``--instances DIR...`` (each with its ``*instances.csv``), or generated ones, fully connected networks of fixed seeds and the
 robustness of their decisions for growing radii. Each verifier gets a process of its own for each instance, whose start
 counts. Not a matter of rounds: a verdict is the same every time, and the time limit is what is measured against.
 
 The peer is alpha-beta-CROWN where the variable ABCROWN names a checkout's folder ``complete_verifier``; ABCROWN_PYTHON
-is the Python that runs it, ABCROWN_CONFIG a configuration of its own for the instances.
+is the Python that runs it, ABCROWN_CONFIG a configuration of its own for the instances, or a folder of them: that of the
+instances in ``DIR`` is then ``DIR.yaml``, if there is one.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ _RADII = (0.02, 0.04, 0.06, 0.08)
 
 
 class Instance(NamedTuple):
-    """A network's file and a property's."""
+    """A network's file and a property's, of a folder with this name."""
 
+    family: str
     network: Path
     prop: Path
 
@@ -57,20 +59,21 @@ class Options:
 
     device: str
     threads: int | None = None
-    instances: Path | None = None
+    instances: Sequence[Path] = ()
     count: int | None = None
     timeout: float = 30.0
 
 
 def groups(options: Options) -> list[Group]:
-    """One group: all verifiers on all instances."""
-    setting = {"device": options.device, "threads": options.threads, "timeout": options.timeout}
-    setting |= {"count": options.count, "folder": "" if options.instances is None else str(options.instances)}
+    """One group for each folder: all verifiers on all its instances."""
     contenders = {OURS: ours()} if find_spec("onnx") else {}
     if contenders and os.environ.get("ABCROWN"):
         contenders[PEER] = Contender(PEER)
-    name = "generated networks" if options.instances is None else options.instances.name
-    return [Group(__name__, name, setting, contenders, options.count or 0, "instances decided")]
+    common = {"device": options.device, "threads": options.threads, "timeout": options.timeout, "count": options.count}
+    return [
+        Group(__name__, name, common | {"folder": folder}, contenders, options.count or 0, "instances decided")
+        for name, folder in [(path.name, str(path)) for path in options.instances] or [("generated networks", "")]
+    ]
 
 
 def measure(group: Group, effort: Effort) -> Record:
@@ -126,7 +129,8 @@ def read(folder: Path) -> list[Instance]:
     """The instances that a folder's ``*instances.csv`` lists; files may have been compressed since."""
     [table] = sorted(folder.glob("*instances.csv"))
     with table.open(newline="", encoding="utf-8") as lines:
-        return [Instance(*(_file(folder / cell.strip()) for cell in row[:2])) for row in csv.reader(lines) if row]
+        rows = [row for row in csv.reader(lines) if row]
+    return [Instance(folder.name, *(_file(folder / cell.strip()) for cell in row[:2])) for row in rows]
 
 
 def _file(path: Path) -> Path:
@@ -172,11 +176,19 @@ def _ours(instance: Instance, timeout: float, results: Path) -> list[str]:
 
 def _peer(instance: Instance, timeout: float, results: Path) -> list[str]:
     python = os.environ.get("ABCROWN_PYTHON", sys.executable)
-    config = os.environ.get("ABCROWN_CONFIG")
+    config = _peers_config(instance)
     files = ["--onnx_path", str(instance.network), "--vnnlib_path", str(instance.prop)]
     limits = ["--timeout", str(timeout), "--results_file", str(results), "--device", "cpu"]
-    chosen = ["--config", config] if config else ["--complete_verifier", "bab"]
+    chosen = ["--config", str(config)] if config else ["--complete_verifier", "bab"]
     return [python, str(Path(os.environ["ABCROWN"]) / "abcrown.py"), *chosen, *files, *limits]
+
+
+def _peers_config(instance: Instance) -> Path | None:
+    if not (given := os.environ.get("ABCROWN_CONFIG")):
+        return None
+    if (path := Path(given)).is_dir():
+        path /= f"{instance.family}.yaml"
+    return path if path.is_file() else None
 
 
 _COMMANDS: dict[str, Command] = {OURS: _ours, PEER: _peer}

@@ -130,6 +130,36 @@ def test_a_chunk_that_was_set_is_kept(smoother: str) -> None:
     assert (found.chunk, {trial.chunk for trial in found.trials}) == (3, {3})
 
 
+@each_smoother
+def test_threads_are_those_of_the_quickest_step(smoother: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all steps slower but those on two of four threads; the number that was set comes back, the job stays."""
+    job, other = job_of(smoother), job_of(smoother)
+    monkeypatch.setattr(calibration, "median_seconds", lambda *_: {1: 3.0, 2: 1.0, 4: 2.0}[torch.get_num_threads()])
+    torch.set_num_threads(4)
+    try:
+        assert calibration.fastest_threads(job) == 2
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(1)
+    assert_same(dict(job.params), dict(other.params))
+
+
+def test_chosen_threads_are_recorded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run takes the recorded number and measures nothing."""
+    monkeypatch.setattr(calibration, "fastest_threads", lambda _: 2)
+    source = settings("none") | {"threads": "auto"}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tr.fit(config=source, out=tmp_path / "run", watcher=InterruptAt(2))
+        torch.set_num_threads(1)
+        monkeypatch.setattr(calibration, "fastest_threads", lambda _: 1 // 0)
+        run = tr.fit(out=tmp_path / "run", resume=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert (run.record.environment.threads, run.record.config["threads"]) == (2, "auto")
+
+
 def test_without_data_a_plan_needs_the_number_of_images(tmp_path: Path) -> None:
     """Images are random then; their shape comes from the dataset."""
     overrides = ["data.name=mnist", "train.batch_size=16"]

@@ -286,6 +286,7 @@ def test_evidence_is_held_against_the_files(net: Path, write: Callable[[str], Pa
     renamed = tmp_path / "renamed.onnx"
     renamed.write_bytes(net.read_bytes())
     assert all(one.confirmed for one in tr.audit(folder, net=renamed, prop=prop))
+    assert "Box 2 of the property's 2" in tightrope("audit", folder / "1.safetensors").output.replace("\n", " ")
     other = tmp_path / "other.onnx"
     other.write_bytes(net.read_bytes() + b"\x52\x00")  # an empty field: the same network in another file
     for given, words in (

@@ -70,3 +70,6 @@ def _print(found: list[Audited]) -> None:
     margins = [audited.finding.margin for audited in found if audited.confirmed and audited.claim == "verified"]
     least = f"  Least proved margin: {min(m for m in margins if m is not None):.3g}." if margins else ""
     print_hint(f"{replayed} of {len(found)} replayed through the original network.{least}")
+    part = found[0].part
+    if len(found) == 1 and part is not None and part.count > 1 and found[0].claim == "verified":
+        print_hint(f"Box {part.number + 1} of the property's {part.count}: audit the folder for all of them.")

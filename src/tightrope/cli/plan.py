@@ -38,7 +38,7 @@ def plan(
 
 def _rows(found: Plan) -> list[list[str]]:
     rows = [
-        ["device", found.device],
+        ["device", found.device if found.device != "cpu" else f"cpu, threads: {found.threads}"],
         ["weights", f"{found.weights:,}"],
         ["images, batch", f"{UNKNOWN if found.images is None else f'{found.images:,}'}, {found.batch_size}"],
         ["steps per epoch", UNKNOWN if found.steps_per_epoch is None else f"{found.steps_per_epoch:,}"],

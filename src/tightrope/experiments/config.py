@@ -281,13 +281,15 @@ class RunConfig(_Section):
     Attributes:
         seed: of everything random.
         device: ``auto`` takes a GPU if there is one.
-        threads: of torch on the CPU; None for torch's choice. Recorded, and kept when resumed.
+        threads: of torch on the CPU; None for torch's choice, ``auto`` for the number that makes a step of this run
+            fastest here (often fewer than there are: small steps spend their time waking threads). Recorded, and kept
+            when resumed.
         memory_gib: that a training step may need, in GiB, when its chunks are planned; None for 80 % of what is free.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     device: Device = "auto"
-    threads: Count | None = None
+    threads: Count | Literal["auto"] | None = None
     memory_gib: Positive | None = None
     data: Data
     model: Model

@@ -45,15 +45,17 @@ def plan(source: ConfigSource, *, overrides: Iterable[str] = (), data_dir: Path 
     plugins = build_plugins(config)
     keep_freed_memory()
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads or threads)
     try:
         try:
-            return plan_of(config, build_job(config, plugins, data_dir=local_root(data_dir)))
+            job = build_job(config, plugins, data_dir=local_root(data_dir))
+            set_threads(config, job)
+            return plan_of(config, job)
         except MissingDataError:
             samples = _random_images(plugins.dataset, config.train.batch_size)
         images, held_out = split_sizes(config)
         some = config.model_copy(update={"data": config.data.model_copy(update={"train": None, "validation": 0.0})})
         job = build_job(some, plugins, data_dir=None, samples=samples)
+        set_threads(config, job)
         return calibration.plan(job, _budget(config), images=images, validation=held_out)
     finally:
         torch.set_num_threads(threads)
@@ -63,6 +65,21 @@ def plan_of(config: RunConfig, job: Job) -> Plan:
     """The plan of a job that has its data; see :func:`plan`."""
     held_out = job.validation.size if job.validation else 0
     return calibration.plan(job, _budget(config), images=job.train.size, validation=held_out)
+
+
+def set_threads(config: RunConfig, job: Job, recorded: int | None = None) -> int:
+    """Take as many of torch's threads as the settings say, measured where they leave it to us.
+
+    Args:
+        recorded: of the run that is resumed: sums depend on it, so that it is kept.
+
+    Returns:
+        The number, for the record.
+    """
+    wanted = recorded or config.threads
+    threads = calibration.fastest_threads(job) if wanted == "auto" else wanted or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    return threads
 
 
 def check_fits(plan: Plan) -> None:

@@ -20,7 +20,7 @@ from tightrope.experiments.build import build_module, build_plugins, fingerprint
 from tightrope.experiments.config import RunConfig, parse_config
 from tightrope.experiments.load import config_toml, config_values
 from tightrope.experiments.model_zoo import find, is_zoo_name
-from tightrope.experiments.plan import check_fits, plan_of
+from tightrope.experiments.plan import check_fits, plan_of, set_threads
 from tightrope.frontend.graph import from_json, to_json
 from tightrope.records.files import read_json, write_atomic, write_json
 from tightrope.records.folder import RunFolder
@@ -179,9 +179,8 @@ def execute(
     if previous is not None and previous.status == "finished":
         return Run(folder, previous)
     _together(job)
-    threads = previous.environment.threads if previous else config.threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
     keep_freed_memory()
+    threads = set_threads(config, job, previous.environment.threads if previous else None)
     state, mark = job.new_state(), fingerprint(config, job)
     plan = previous.plan if previous else _plan(config, job)
     if plan is not None and plan.chunk is not None:

@@ -98,6 +98,7 @@ class Plan(_Record):
         steps_per_epoch, seconds_per_epoch, seconds: of an epoch, validation included, and of the run; None with
             ``images``.
         trials: what was measured.
+        threads: of torch, on which it was measured; None in older records.
     """
 
     device: str
@@ -114,6 +115,7 @@ class Plan(_Record):
     epochs: int
     seconds: float | None
     trials: tuple[Trial, ...]
+    threads: int | None = None
 
     @property
     def fits(self) -> bool:

@@ -23,6 +23,7 @@ from tightrope.training.job import Job
 from tightrope.training.loop import evaluate, train_step
 
 REPEATS = (3, 50)  # fewest and most timed steps of a trial
+FEW_PAIRS = 2
 PEAK_STEPS = 2  # since a step may leave gaps that the next one cannot use
 NEVER_FITS = 2**62  # bytes
 
@@ -70,7 +71,30 @@ def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
         epochs=job.epochs,
         seconds=None if epoch is None else epoch * job.epochs,
         trials=found.trials,
+        threads=torch.get_num_threads(),
     )
+
+
+def fastest_threads(job: Job) -> int:
+    """The number of torch's threads at which a step takes least time: powers of two up to those that are set, and these.
+
+    Measured are full batches, of a population as few members as say how long one takes.
+
+    Raises:
+        NumericalError: the first step has no finite gradient.
+    """
+    most = torch.get_num_threads()
+    pairs = min(FEW_PAIRS, job.smoother.pairs) if isinstance(job.smoother, Population) else 1
+
+    def seconds(threads: int) -> float:
+        torch.set_num_threads(threads)
+        wake(job, 1)
+        return measured(job, min(job.batch_size, job.train.size), pairs, 1).seconds
+
+    try:
+        return min(sorted({*powers_of_two(most), most}), key=seconds)
+    finally:
+        torch.set_num_threads(most)
 
 
 def wake(job: Job, chunk: int) -> None:
