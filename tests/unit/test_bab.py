@@ -27,11 +27,13 @@ from tightrope.verifiers.alpha_crown import AlphaCrown
 from tightrope.verifiers.bab import Bab
 from tightrope.verifiers.branching.babsr import Babsr
 from tightrope.verifiers.branching.filtered import Filtered
+from tightrope.verifiers.branching.longest_edge import LongestEdge
 from tightrope.verifiers.one_shot import OneShot
 
 BY_NEURONS = Bab(edges=0)
 WAYS = {"filtered": BY_NEURONS, "babsr": Bab(edges=0, branching=Babsr()), "edges": Bab(edges=100)}
 BATCH = 3
+IBP = tr.relaxation("ibp")
 
 
 def decide(given: Problem, verifier: Bab = BY_NEURONS) -> list[Outcome]:
@@ -237,6 +239,17 @@ def test_children_cover_their_parent(branching: Babsr | Filtered) -> None:
     assert bool((above.pre_lower[changed] == 0).all() & (below.pre_upper[changed] == 0).all())
     assert torch.equal(above.pre_upper, part.pre_upper)
     assert torch.equal(below.pre_lower, part.pre_lower)
+
+
+def test_each_half_of_a_box_has_the_row_that_is_best_there() -> None:
+    """max(x, -x) on [-1, 1]: neither row bounds both halves, whatever the weights of the whole were."""
+    net, params = tr.from_module(nn.Linear(1, 2, bias=False), (1,))
+    params = {"weight": torch.tensor([[1.0], [-1.0]], dtype=F64)}
+    spec = Spec(torch.eye(2, dtype=F64)[None], torch.zeros(1, 2, dtype=F64), (0, 0))
+    items = Items(Problem(net, params, Box(-torch.ones(1, 1, dtype=F64), torch.ones(1, 1, dtype=F64)), spec), IBP)
+    halves = LongestEdge().children(Lagrangian(items, items.roots()))
+    assert halves.box_lower.flatten().tolist() == [-1.0, 0.0]
+    assert halves.weights.tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
 
 # -------------------------------------------------------------------------------------------------- limits

@@ -100,6 +100,11 @@ class Subproblems(NamedTuple):
         return Subproblems(*(value[index] for value in self))
 
 
+def best_row(margins: Tensor) -> Tensor:
+    """Weights that are all on the row of the largest bound, (batch, rows) as the bounds."""
+    return torch.nn.functional.one_hot(margins.argmax(1), margins.shape[1]).to(margins.dtype)
+
+
 def joined(parts: Sequence[Subproblems]) -> Subproblems:
     """Batches one after the other."""
     return Subproblems(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -162,8 +167,7 @@ class Items:
     def roots(self) -> Subproblems:
         """Every item whole, with DeepPoly's slopes, and all weight on the row of the largest bound."""
         pre = Interval(*(end[self.sample] for end in self.neurons.pre()))
-        rows = self._bounds.margins[:, self._index].flatten(0, 1)
-        weights = torch.nn.functional.one_hot(rows.argmax(1), rows.shape[1]).to(rows.dtype)
+        weights = best_row(self._bounds.margins[:, self._index].flatten(0, 1))
         none, slopes = torch.zeros_like(pre.lower), self.neurons.slopes(pre)
         item = torch.arange(len(self.sample), device=self.sample.device)
         lower = self.margins.flatten()
@@ -181,12 +185,12 @@ class Items:
         clause = self._index[part.item % self.margins.shape[1]]
         return part.weights.new_zeros(part.size, self.problem.spec.offset.shape[1]).scatter_add(1, clause, part.weights)
 
-    def pre_on(self, item: Tensor, box: Box) -> Interval:
-        """Bounds of the neurons, computed anew on boxes."""
+    def bounds_on(self, item: Tensor, box: Box) -> tuple[Interval, Tensor]:
+        """Bounds of the neurons, and of the clauses' rows, (batch, rows), computed anew on boxes."""
         network, params = self.problem.network, self.problem.params
-        pre = self._relaxation.bounds(network, params, box, self.spec(item), rigorous=True).pre
-        ends = ({name: interval[side] for name, interval in pre.items()} for side in (0, 1))
-        return Interval(*(self.neurons.of(end, len(item)) for end in ends))
+        bounds = self._relaxation.bounds(network, params, box, self.spec(item), rigorous=True)
+        ends = ({name: interval[side] for name, interval in bounds.pre.items()} for side in (0, 1))
+        return Interval(*(self.neurons.of(end, len(item)) for end in ends)), bounds.margins
 
     def rounding(self, item: Tensor) -> Rounding | None:
         """What bounds the rounding errors on any part of the boxes of items; None for guesses."""

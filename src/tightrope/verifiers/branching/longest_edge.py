@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from tightrope.core.box import Box
-from tightrope.verifiers._subproblems import Lagrangian, Subproblems, joined
+from tightrope.verifiers._subproblems import Lagrangian, Subproblems, best_row, joined
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def _within(bound: Lagrangian, box: Box) -> Subproblems:
     """The subproblems on smaller boxes."""
     part, items = bound.part, bound.items
     with torch.no_grad():
-        lower, upper = items.pre_on(part.item, box)
+        (lower, upper), margins = items.bounds_on(part.item, box)
     pre_lower, pre_upper = torch.fmax(part.pre_lower, lower), torch.fmin(part.pre_upper, upper)
     part = part._replace(box_lower=box.lower, box_upper=box.upper, pre_lower=pre_lower, pre_upper=pre_upper)
-    return part._replace(slopes=items.neurons.slopes(part.pre))
+    return part._replace(slopes=items.neurons.slopes(part.pre), weights=best_row(margins))
