@@ -76,7 +76,7 @@ def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
 
 
 def fastest_threads(job: Job) -> int:
-    """The number of torch's threads at which a step takes least time: powers of two up to those that are set, and these.
+    """The number of torch's threads at which a step takes least time, of powers of two up to those that are set now.
 
     Measured are full batches, of a population as few members as say how long one takes.
 
@@ -92,7 +92,7 @@ def fastest_threads(job: Job) -> int:
         return measured(job, min(job.batch_size, job.train.size), pairs, 1).seconds
 
     try:
-        return min(sorted({*powers_of_two(most), most}), key=seconds)
+        return min(powers_of_two(most), key=seconds)
     finally:
         torch.set_num_threads(most)
 
