@@ -1,9 +1,10 @@
 """Complete verification: instances decided against time, of files that any verifier reads.
 
-An instance is an ONNX network, a VNN-LIB property and a number of seconds, as in the competition of the field: those of
-``--instances DIR...`` (each with its ``*instances.csv``), or generated ones, fully connected networks of fixed seeds and
-the robustness of their decisions for growing radii. Each verifier gets a process of its own for each instance, whose
-start counts. Not a matter of rounds: a verdict is the same every time, and the time limit is what is measured against.
+An instance is an ONNX network, a VNN-LIB property and a number of seconds, as in the competition of the field: those
+of ``--instances DIR...`` (each with its ``*instances.csv``), or generated ones: fully connected networks of fixed
+seeds, and the robustness of their decisions for growing radii. Each verifier gets a process of its own for each
+instance, whose start counts. Not a matter of rounds: a verdict is the same every time, and the time limit is what is
+measured against.
 
 The peer is alpha-beta-CROWN where the variable ABCROWN names a checkout's folder ``complete_verifier``; ABCROWN_PYTHON
 is the Python that runs it, ABCROWN_CONFIG a configuration of its own for the instances, or a folder of them: that of
