@@ -29,6 +29,7 @@ from tightrope.ops.relu import Relu
 from tightrope.ops.sigmoid import Sigmoid
 from tightrope.ops.tanh import Tanh
 from tightrope.relaxations import _slopes
+from tightrope.relaxations._symbolic import SymbolicIntervals
 from tightrope.verifiers._merge import within
 from tightrope.verifiers._problem import Problem, margin_bounds
 from tightrope.verifiers._subproblems import Items, Lagrangian, Variables
@@ -169,6 +170,59 @@ def test_a_pooled_margin_lies_between_its_bounds() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- bounds
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize(("name", "scale", "dtype"), SETTINGS)
+def test_symbolic_intervals_hold_in_exact_arithmetic(name: str, scale: float, dtype: torch.dtype, eps: float) -> None:
+    """Every pre-activation at rational points of the box; on a single point they are as wide as rounding errors."""
+    module, given = problem(name, scale, dtype, eps)
+    found = SymbolicIntervals().bounds(*given, rigorous=True).pre
+    oracle = exact(module, given.network.input_shape)
+    hidden = [node.inputs[0] for node in oracle.nodes if isinstance(node.layer, ref.Relu | ref.LeakyRelu)]
+    generator = np.random.default_rng(0)
+    for i in range(BATCH):
+        lower, upper = (flat(end[i]) for end in given.box)
+        for share in (
+            0,
+            1,
+            *(rational.rational(generator.integers(0, 2, len(lower))) for _ in range(3)),
+            Fraction(1, 3),
+        ):
+            values = rational.evaluate(oracle, lower + share * (upper - lower))
+            for mine, theirs in zip(given.network.pre_activations, hidden, strict=True):
+                below, above = (flat(end[i]) for end in found[mine])
+                assert all(below <= values[theirs])
+                assert all(values[theirs] <= above)
+                size = float(max(abs(values[theirs]))) + scale
+                assert eps > 0 or float(max(above - below)) <= 1e5 * roundoff(dtype) * size
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_symbolic_intervals_remember_errors_that_cancellation_leaves_over(relu: bool) -> None:
+    """(K a . x + b) - K a . x is as small as b, and as wrong as the large numbers that it is computed from."""
+    generator, wrong = torch.Generator().manual_seed(0), 0
+    for _ in range(50):
+        large = 1e9 * torch.rand(1, 3, generator=generator, dtype=F64)
+        first, second = nn.Linear(3, 2).double(), nn.Linear(2, 1).double()
+        with torch.no_grad():
+            first.weight.copy_(large.expand(2, 3))
+            first.bias.copy_(torch.rand(2, generator=generator, dtype=F64))
+            second.weight.copy_(torch.tensor([[1.0, -1.0]]) * torch.rand(1, generator=generator, dtype=F64))
+            second.bias.zero_()
+        middle = [nn.ReLU()] if relu else []
+        module = nn.Sequential(first, *middle, second, nn.ReLU(), nn.Linear(1, 2).double())
+        net, params = tr.from_module(module, (3,))
+        x = torch.rand(1, 3, generator=generator, dtype=F64)
+        spec = tr.margin_spec(torch.zeros(1, dtype=torch.int64), 2, dtype=F64)
+        found = SymbolicIntervals().bounds(net, params, Box(x, x), spec, rigorous=True).pre
+        oracle, last = exact(module, (3,)), net.pre_activations[-1]
+        names = [node.inputs[0] for node in oracle.nodes if isinstance(node.layer, ref.Relu)]
+        [value] = rational.evaluate(oracle, flat(x[0]))[names[-1]]
+        lower, upper = (Fraction(float(end)) for end in found[last])
+        assert lower <= value <= upper
+        wrong += abs(float(value - (lower + upper) / 2)) > 1e-9
+    assert wrong > 10
 
 
 @pytest.mark.parametrize("rule", RULES)

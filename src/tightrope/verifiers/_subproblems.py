@@ -117,6 +117,7 @@ class Items:
         problem: what is to be decided.
         relaxation: of the pre-activation bounds.
         pre: those that are known already.
+        on_parts: of the bounds on parts of the boxes; by default the same relaxation.
 
     Attributes:
         margins: the relaxation's bounds of the clauses, (batch, clauses).
@@ -124,9 +125,15 @@ class Items:
         sample: of each item, (items,).
     """
 
-    def __init__(self, problem: Problem, relaxation: Relaxation, pre: Mapping[str, Interval] | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        relaxation: Relaxation,
+        pre: Mapping[str, Interval] | None = None,
+        on_parts: Relaxation | None = None,
+    ) -> None:
         network, params, box, spec = problem
-        self.problem, self._relaxation = problem, relaxation
+        self.problem, self._on_parts = problem, on_parts or relaxation
         with torch.no_grad():
             self._bounds = relaxation.bounds(network, params, box, spec, pre=pre, rigorous=True)
         self.margins = clause_margins(self._bounds.margins, spec.clause)
@@ -188,7 +195,7 @@ class Items:
     def bounds_on(self, item: Tensor, box: Box) -> tuple[Interval, Tensor]:
         """Bounds of the neurons, and of the clauses' rows, (batch, rows), computed anew on boxes."""
         network, params = self.problem.network, self.problem.params
-        bounds = self._relaxation.bounds(network, params, box, self.spec(item), rigorous=True)
+        bounds = self._on_parts.bounds(network, params, box, self.spec(item), rigorous=True)
         ends = ({name: interval[side] for name, interval in bounds.pre.items()} for side in (0, 1))
         return Interval(*(self.neurons.of(end, len(item)) for end in ends)), bounds.margins
 

@@ -16,11 +16,13 @@ from tightrope.core.bounds import Params
 from tightrope.core.box import Box
 from tightrope.core.deadline import time_limit
 from tightrope.core.network import Network
+from tightrope.core.op import ElementwiseOp
 from tightrope.core.outcome import Outcome
 from tightrope.core.precision import full_precision
 from tightrope.core.protocols import Attack, Relaxation
 from tightrope.core.spec import Spec
 from tightrope.errors import InputError, TimeUpError
+from tightrope.relaxations._symbolic import SymbolicIntervals
 from tightrope.relaxations.deeppoly import Deeppoly
 from tightrope.verifiers._ascent import Ascent, optimised
 from tightrope.verifiers._evidence import Ledger, with_evidence
@@ -39,6 +41,7 @@ _BOXES = 2  # times as many boxes are bounded together as subproblems whose boun
 _ROUNDS = 8  # rounds of the search from attack to attack
 _SHARE = 0.2  # of a sample's time for its pre-activation bounds
 _STARTS = 8  # of each sample's attack
+_SHALLOW = 3  # non-linear layers
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,14 @@ class Bab:
                 f"{self.root_steps}, {self.pre_steps}, {self.steps} and {self.edges}."
             )
 
+    def on_parts(self, network: Network) -> Relaxation:
+        """What bounds the parts of cut boxes: forwards where that is fast and loses little, several times as many.
+
+        With evidence it is what an audit recomputes.
+        """
+        shallow = sum(isinstance(node.op, ElementwiseOp) for node in network.nodes) <= _SHALLOW
+        return SymbolicIntervals() if shallow and not self.evidence else self.relaxation
+
     @full_precision()
     def verify(
         self, network: Network, params: Params, box: Box, spec: Spec, *, generator: torch.Generator
@@ -146,7 +157,8 @@ class _Search:
 
     @cached_property
     def _items(self) -> Items:
-        return Items(self._problem, self._options.relaxation)
+        options = self._options
+        return Items(self._problem, options.relaxation, on_parts=options.on_parts(self._problem.network))
 
     @cached_property
     def ledger(self) -> Ledger:
