@@ -180,7 +180,7 @@ def test_names_are_shown_as_they_are(opened: Opened) -> None:
     assert any(HOSTILE in legend for legend in legends)
 
 
-def test_the_theme_can_be_chosen_and_is_light_on_paper(opened: Opened) -> None:
+def test_the_theme_can_be_chosen_and_paper_is_light_and_narrow(opened: Opened) -> None:
     page = opened.page
     theme, ink = "document.documentElement.dataset.theme", "getComputedStyle(document.querySelector('.xtitle')).fill"
     before = page.evaluate(theme), page.evaluate(ink)
@@ -191,7 +191,10 @@ def test_the_theme_can_be_chosen_and_is_light_on_paper(opened: Opened) -> None:
     assert page.evaluate(theme) == before[0]
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate(theme) == "light"
-    assert page.locator("details:not([open])").count() == 0
+    closed = page.locator("details:not([open])").count()
+    assert closed == page.locator(".chart details").count() > 0
+    widths = "[...document.querySelectorAll('.plot')].map((p) => [p.clientWidth, p.querySelector('svg').clientWidth])"
+    assert all(0 < drawn == place < 718 for place, drawn in page.evaluate(widths))
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate(theme) == before[0]
     assert page.locator("details[open]").count() == 0

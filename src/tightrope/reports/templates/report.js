@@ -52,7 +52,8 @@
 
   const draw_one = async (plot) => {
     const { data, layout, height } = figures[plot.id];
-    await Plotly.react(plot, data.map(coloured), themed(layout, height), config);
+    const width = root.classList.contains("printing") ? plot.clientWidth : undefined;
+    await Plotly.react(plot, data.map(coloured), { ...themed(layout, height), width }, config);
     for (const button of plot.querySelectorAll(".modebar-btn")) {
       button.tabIndex = 0;
       button.setAttribute("role", "button");
@@ -183,12 +184,15 @@
 
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details:not([open])")];
+    // The numbers of a chart are printed only if the reader has opened them.
+    closed = [...document.querySelectorAll("details:not([open])")].filter((details) => !details.closest(".chart"));
     for (const details of closed) details.open = true;
+    root.classList.add("printing"); // charts are drawn for the width of a page
     show("light");
   });
   addEventListener("afterprint", () => {
     for (const details of closed) details.open = false;
+    root.classList.remove("printing");
     show(current());
   });
 
