@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from typer.testing import CliRunner
 
 import tightrope as tr
 from tightrope.cli import _console
-from tightrope.cli.main import app
+from tightrope.cli.main import _interrupt, app
 from tightrope.core import registry
 from tightrope.errors import InvariantError
 from tightrope.experiments import demo
@@ -279,6 +281,17 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(tmp_path: Path, monke
     assert (out / "checkpoint.safetensors").is_file()
     assert f"tightrope train --resume {out}" in text(result)
     assert tightrope("train", "--resume", out).exit_code == 0
+
+
+def test_ctrl_c_during_an_import_ends_the_program_at_once(tmp_path: Path) -> None:
+    """Whatever the module, or who imports it, makes of the exception: half a module is no state to go on from."""
+    (tmp_path / "broken_off.py").write_text("import signal\ntry: signal.raise_signal(signal.SIGINT)\nexcept: pass\n")
+    script = "import signal, tightrope.cli.main as m\nsignal.signal(signal.SIGINT, m._interrupt)\nimport broken_off"
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, env={**os.environ, "PYTHONPATH": f"{tmp_path}"}, capture_output=True, check=False)
+    assert (found.returncode, found.stderr) == (130, b"error: Interrupted.\n")
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt(signal.SIGINT, None)
 
 
 # ----------------------------------------------------------------------------------------------- certify
