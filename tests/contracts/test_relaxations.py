@@ -212,6 +212,26 @@ def test_general_rows_and_offsets(name: str) -> None:
     assert torch.all(found <= seen.amin(dim=0) + 1e-9)
 
 
+@pytest.mark.parametrize("batch", [2, 3, 7])
+@each_relaxation
+def test_rows_that_are_known_to_be_margins_are_bounded_as_any(name: str, batch: int) -> None:
+    """Bounds and gradients, whether the labels are told or not, of more classes than samples and fewer, and mapped."""
+    known, chosen = case("conv"), tr.relaxation(name)
+    labels = torch.arange(batch) % 3
+    box, told = tr.linf_box(known.inputs(batch), 0.05), tr.margin_spec(labels, 3, dtype=F64)
+    assert told.labels is labels
+    weights = [known.params[key].clone().requires_grad_() for key in known.net.trainable]
+    params = {**known.params, **dict(zip(known.net.trainable, weights, strict=True))}
+    found = [chosen.bounds(known.net, params, box, spec).margins for spec in (told, told._replace(labels=None))]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(margins.square().sum(), weights) for margins in found]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    members = {key: torch.stack([value, 1.1 * value]) for key, value in known.params.items()}
+    mapped = torch.func.vmap(lambda each: chosen.bounds(known.net, each, box, told).margins)(members)
+    torch.testing.assert_close(mapped[0], found[1].detach(), rtol=1e-9, atol=1e-12)
+
+
 @each_relaxation
 @each_case
 def test_samples_do_not_see_each_other(name: str, net: str) -> None:

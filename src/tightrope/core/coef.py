@@ -404,7 +404,7 @@ def _dot(coef: Tensor, x: Tensor) -> Tensor:
     """(batch or 1, rows, *shape) times (batch or 1, *shape) -> (batch or 1, rows)."""
     coef, x = flat_rows(coef, x)
     if coef.shape[0] == 1:  # one matrix for the whole batch
-        return x @ coef[0].T
+        return x @ coef.squeeze(0).T  # indexing it would fill a tensor with zeros in the backward pass
     return row_dot(coef, x)
 
 

@@ -20,6 +20,7 @@ class Spec(NamedTuple):
         matrix: (batch, rows, outputs).
         offset: (batch, rows).
         clause: for each row the index of its clause, 0 .. clauses - 1; the same for the whole batch.
+        labels: of :func:`margin_spec`, (batch,), for what is faster if the rows are known to be its; otherwise None.
 
     Example:
         Class 0 beats class 1, and output 2 or output 3 is positive:
@@ -31,6 +32,7 @@ class Spec(NamedTuple):
     matrix: Tensor
     offset: Tensor
     clause: tuple[int, ...]
+    labels: Tensor | None = None
 
 
 def margin_spec(labels: Tensor, num_classes: int, *, dtype: torch.dtype | None = None) -> Spec:
@@ -71,7 +73,7 @@ def margins_of(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Spec:
     others = rows + (rows >= labels[:, None])  # skips the label
     matrix = eye[labels][:, None, :] - eye[others]
     offset = torch.zeros(matrix.shape[:2], dtype=dtype, device=labels.device)
-    return Spec(matrix, offset, tuple(range(num_classes - 1)))
+    return Spec(matrix, offset, tuple(range(num_classes - 1)), labels)
 
 
 def check_spec(spec: Spec, batch: int, outputs: int) -> Spec:

@@ -125,6 +125,10 @@ class Engine:
         bound = spec.offset - torch.cat(self._in_chunks(upper, self.network.output, spec.matrix.shape[1], 1), 1)
         return bound if self.rounding is None else below(bound)
 
+    def shared_bounds(self, matrix: Tensor) -> Tensor:
+        """Lower bounds of the same few rows of the output, (rows, outputs), for every sample: (batch, rows)."""
+        return -self._upper_bounds(self.network.output, Dense(-matrix[None]))
+
     def node_bounds(self, name: str) -> Interval:
         """Both bounds of every entry of a node."""
         shape = self.network.shapes[name]

@@ -255,7 +255,7 @@ class Lagrangian:
         }
         bound = self._bound(engine, outward, variables)
         # The row is a computed sum, and its weights sum up to 1 only nearly.
-        weights, (matrix, offset, _) = variables.weights, self._spec
+        weights, matrix, offset = variables.weights, self._spec.matrix, self._spec.offset
         share = gamma(weights.shape[1] + 8, weights.dtype)
         reach = rounding.reach[self.network.output][:, None]
         size = (weights * ((matrix.abs() * reach).sum(2) + offset.abs())).sum(1)
@@ -266,7 +266,7 @@ class Lagrangian:
         engine.lines = lines
         if self._split:
             engine.multipliers = self.items.neurons.on_nodes(self.part.signs * variables.multipliers)
-        weights, (matrix, offset, _) = variables.weights, self._spec
+        weights, matrix, offset = variables.weights, self._spec.matrix, self._spec.offset
         row = Spec((weights[:, :, None] * matrix).sum(1, keepdim=True), (weights * offset).sum(1, keepdim=True), (0,))
         return engine.spec_bounds(row)[:, 0]
 
