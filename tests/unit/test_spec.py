@@ -204,3 +204,23 @@ def test_check_spec_refuses(field: str, value: Any) -> None:
 def test_check_spec_refuses_no_rows() -> None:
     with pytest.raises(InputError, match="rows >= 1"):
         check_spec(Spec(torch.ones((2, 0, 4)), torch.zeros((2, 0)), ()), 2, 4)
+
+
+# -------------------------------------------------------------------------------------------- known margins
+
+
+@pytest.mark.parametrize("index", [slice(1, 3), torch.tensor([2, 0, 2, 1])])
+def test_samples_of_a_margin_spec_are_that_of_their_labels(index: Any) -> None:
+    labels = torch.tensor([1, 0, 2])
+    found, expected = tr.margin_spec(labels, 3).samples(index), tr.margin_spec(labels[index], 3)
+    assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ("matrix", "offset", "labels"))
+    assert found.clause == expected.clause
+    assert Spec(**good()).samples(slice(1)).labels is None
+
+
+def test_labels_of_other_rows_are_refused() -> None:
+    spec = tr.margin_spec(torch.tensor([1, 0]), 3)
+    assert check_spec(spec, 2, 3) is spec
+    for other in (spec._replace(labels=torch.tensor([0, 1])), spec._replace(matrix=2 * spec.matrix)):
+        with pytest.raises(InputError, match=r"labels are set.*not that of"):
+            check_spec(other, 2, 3)

@@ -72,7 +72,7 @@ class Apgd:
         params, restarts = {name: value.detach() for name, value in params.items()}, len(noise)
         target = _targets(network, params, box, spec, restarts)
         box = Box(*(end.repeat(restarts, *[1] * (end.ndim - 1)) for end in box))
-        spec = spec._replace(matrix=spec.matrix.repeat(restarts, 1, 1), offset=spec.offset.repeat(restarts, 1))
+        spec = spec.samples(torch.arange(len(spec.matrix), device=spec.matrix.device).repeat(restarts))
         x, margin = self._ascend(_Objective(network, params, box, spec, target, self.loss), noise.flatten(0, 1))
         x, margin = x.unflatten(0, (restarts, -1)), margin.unflatten(0, (restarts, -1))
         worst = margin.argmin(dim=0).reshape(1, -1, *[1] * (x.ndim - 2))

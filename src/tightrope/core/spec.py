@@ -21,6 +21,7 @@ class Spec(NamedTuple):
         offset: (batch, rows).
         clause: for each row the index of its clause, 0 .. clauses - 1; the same for the whole batch.
         labels: of :func:`margin_spec`, (batch,), for what is faster if the rows are known to be its; otherwise None.
+            Whoever replaces ``matrix`` has to see to them, as :meth:`samples` does.
 
     Example:
         Class 0 beats class 1, and output 2 or output 3 is positive:
@@ -33,6 +34,11 @@ class Spec(NamedTuple):
     offset: Tensor
     clause: tuple[int, ...]
     labels: Tensor | None = None
+
+    def samples(self, index: Tensor | slice) -> Spec:
+        """The properties of some samples, which may be repeated."""
+        labels = None if self.labels is None else self.labels[index]
+        return Spec(self.matrix[index], self.offset[index], self.clause, labels)
 
 
 def margin_spec(labels: Tensor, num_classes: int, *, dtype: torch.dtype | None = None) -> Spec:
@@ -94,6 +100,10 @@ def check_spec(spec: Spec, batch: int, outputs: int) -> Spec:
         )
     if not bool(torch.isfinite(spec.matrix).all() & torch.isfinite(spec.offset).all()):
         raise InputError("The spec has NaN or infinite entries.")
+    if spec.labels is not None and not torch.equal(
+        spec.matrix, margin_spec(spec.labels, outputs).matrix.to(spec.matrix)
+    ):
+        raise InputError("spec.labels are set, but spec.matrix is not that of margin_spec(labels). Set labels to None.")
     return spec
 
 

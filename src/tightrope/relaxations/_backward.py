@@ -30,7 +30,7 @@ from tightrope.core.network import INPUT, Network, Node
 from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import below
-from tightrope.core.spec import Spec
+from tightrope.core.spec import Spec, margins_of
 from tightrope.relaxations._choice import most_of_a_sample
 from tightrope.relaxations._interval import Forward, advance, forward_intervals, image
 from tightrope.relaxations._rounding import Rounding, after_entry
@@ -38,6 +38,8 @@ from tightrope.relaxations._slopes import Rule
 
 _SHARE = 0.75
 """Of the coefficients of all rows of a node, up to which it pays to bound some of the rows one by one."""
+_CLASSES = 16
+"""Up to so many the rows of all labels are bounded rather than those of every sample, see `Engine.spec_bounds`."""
 
 
 def backward_bounds(
@@ -118,6 +120,9 @@ class Engine:
 
     def spec_bounds(self, spec: Spec) -> Tensor:
         """Lower bounds of the spec's rows, (batch, rows)."""
+        of_the_batch = not (self.lines or self.multipliers) and self.rounding is None
+        if of_the_batch and spec.labels is not None and spec.matrix.shape[2] <= min(_CLASSES, spec.matrix.shape[0]):
+            return self._margin_bounds(spec.labels, spec) + spec.offset
 
         def upper(first: int, last: int) -> Tensor:
             return self._upper_bounds(self.network.output, Dense(-spec.matrix[:, first:last]), self.multipliers)
@@ -125,9 +130,17 @@ class Engine:
         bound = spec.offset - torch.cat(self._in_chunks(upper, self.network.output, spec.matrix.shape[1], 1), 1)
         return bound if self.rounding is None else below(bound)
 
-    def shared_bounds(self, matrix: Tensor) -> Tensor:
-        """Lower bounds of the same few rows of the output, (rows, outputs), for every sample: (batch, rows)."""
-        return -self._upper_bounds(self.network.output, Dense(-matrix[None]))
+    def _margin_bounds(self, labels: Tensor, spec: Spec) -> Tensor:
+        """Of a margin spec: the rows of every label for all samples, as one matrix, and of these each sample's own.
+
+        The rows of K labels cost K times the products, but no pass over coefficients of every sample, which these have
+        where no line is a sample's own.
+        """
+        rows, classes = spec.matrix.shape[1:]
+        every = margins_of(torch.arange(classes, device=labels.device), classes, spec.matrix.dtype).matrix
+        bounds = -self._upper_bounds(self.network.output, Dense(-every.flatten(0, 1)[None]))
+        own = rows * labels.long()[:, None] + torch.arange(rows, device=labels.device)
+        return bounds.gather(1, own)
 
     def node_bounds(self, name: str) -> Interval:
         """Both bounds of every entry of a node."""

@@ -6,19 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from tightrope.core.bounds import Bounds, Interval, Params
 from tightrope.core.box import Box
 from tightrope.core.network import Network
-from tightrope.core.spec import Spec, margins_of
+from tightrope.core.spec import Spec
 from tightrope.relaxations._backward import Engine
 from tightrope.relaxations._interval import forward_intervals
 from tightrope.relaxations._rounding import to_intervals
-
-_CLASSES = 16
-"""Up to so many the rows of all labels are bounded rather than those of every sample."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +51,5 @@ class Ibp:
         engine = Engine(network, params, forward)
         if rigorous:
             engine.rounding = to_intervals(network, params, forward)
-        few = spec.labels is not None and spec.matrix.shape[2] <= min(_CLASSES, spec.matrix.shape[0])
-        margins = _margins(engine, spec) if few and not rigorous else engine.spec_bounds(spec)
+        margins = engine.spec_bounds(spec)
         return Bounds(margins, {name: forward.intervals[name] for name in network.pre_activations})
-
-
-def _margins(engine: Engine, spec: Spec) -> Tensor:
-    """Of a margin spec: the rows of every label, bounded for all samples as one matrix, and of these each sample's own.
-
-    The rows of K labels cost K times the products, but no pass over coefficients of every sample.
-    """
-    assert spec.labels is not None
-    rows, classes = spec.matrix.shape[1:]
-    every = margins_of(torch.arange(classes, device=spec.labels.device), classes, spec.matrix.dtype)
-    bounds = engine.shared_bounds(every.matrix.flatten(0, 1))
-    own = rows * spec.labels[:, None] + torch.arange(rows, device=spec.labels.device)
-    return bounds.gather(1, own) + spec.offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -16,12 +17,9 @@ PieceLoss = Callable[[Params, int], tuple[Tensor, Metrics]]
 
 def pieces(batch: Batch, count: int) -> list[Batch]:
     """The batch in at most ``count`` parts of consecutive samples, as even as can be."""
-    count = min(count, batch.x.shape[0])
-    parts = (tensor.tensor_split(count) for tensor in (batch.x, batch.spec.matrix, batch.spec.offset))
-    return [
-        batch._replace(x=x, spec=batch.spec._replace(matrix=matrix, offset=offset))
-        for x, matrix, offset in zip(*parts, strict=True)
-    ]
+    sizes = [part.shape[0] for part in batch.x.tensor_split(min(count, batch.x.shape[0]))]
+    own = [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]
+    return [batch._replace(x=batch.x[each], spec=batch.spec.samples(each)) for each in own]
 
 
 def accumulated(loss: PieceLoss, params: Params, sizes: Sequence[int]) -> tuple[Tensor, Metrics]:

@@ -187,8 +187,7 @@ def _own_images(job: Job, size: int) -> range:
 
 def _images(batch: Batch, chosen: range) -> Batch:
     own = slice(chosen.start, chosen.stop)
-    spec = batch.spec._replace(matrix=batch.spec.matrix[own], offset=batch.spec.offset[own])
-    return Batch(batch.x[own], spec)
+    return Batch(batch.x[own], batch.spec.samples(own))
 
 
 def _estimate(job: Job, state: State, losses: Losses, size: int, std: Std, generator: torch.Generator) -> GradEstimate:

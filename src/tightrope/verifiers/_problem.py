@@ -39,8 +39,7 @@ class Problem(NamedTuple):
         """The problems of some of the samples."""
         where = torch.tensor(index, dtype=torch.int64, device=self.box.lower.device)
         box = Box(self.box.lower[where], self.box.upper[where])
-        spec = self.spec._replace(matrix=self.spec.matrix[where], offset=self.spec.offset[where])
-        return self._replace(box=box, spec=spec)
+        return self._replace(box=box, spec=self.spec.samples(where))
 
 
 def checked(network: Network, params: Params, box: Box, spec: Spec) -> Problem:
