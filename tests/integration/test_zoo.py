@@ -14,6 +14,7 @@ import tightrope as tr
 from tightrope.cli import _console
 from tightrope.cli.main import app
 from tightrope.errors import CheckpointError, InputError, UnknownNameError
+from tightrope.data import _files
 from tightrope.experiments import model_zoo
 from tightrope.records import image
 from tightrope.records.certificate import Certificate
@@ -46,8 +47,11 @@ def test_there_are_networks_and_they_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_certificate_in_the_zoo_is_confirmed(name: str) -> None:
-    """By the independent auditor, from the weights and the images in the certificates alone."""
+def test_every_certificate_in_the_zoo_is_confirmed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the independent auditor, from the weights and the images in the certificates alone; nothing is downloaded."""
+    monkeypatch.delenv(_files.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.setattr(_files.pooch, "os_cache", lambda _: tmp_path)
+    monkeypatch.setattr(_files.pooch, "retrieve", lambda *_, **__: pytest.fail("a download"))
     found = tr.audit(name)
     assert len(found) == len(sample(name)[0])
     assert all(one.confirmed and one.replayed for one in found), found

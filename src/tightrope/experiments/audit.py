@@ -17,6 +17,7 @@ from tightrope.auditor.audit import outputs
 from tightrope.auditor.finding import Finding, Verdict
 from tightrope.core import registry
 from tightrope.core.outcome import Verdict as Sign
+from tightrope.data._files import local_root
 from tightrope.data._loader import Samples, to_unit
 from tightrope.errors import CorruptDataError, InputError, MissingDataError
 from tightrope.evaluation.certificates import folder_of, radius_name
@@ -241,11 +242,11 @@ def _objection(sha256: str, record: _Claim | None, samples: Samples | None, give
 
 
 def _samples(header: Mapping[str, Any], data_dir: Path | str | None) -> Samples | None:
-    """The images of a certification, where they have a name and are at hand."""
+    """The images of a certification, where they have a name and are at hand; nothing is downloaded."""
     if header.get("dataset") not in registry.names("datasets"):
         return None
     try:
-        return cast(Samples, registry.create("datasets", header["dataset"]).load(data_dir, header["split"]))
+        return cast(Samples, registry.create("datasets", header["dataset"]).load(local_root(data_dir), header["split"]))
     except MissingDataError:
         return None
 
