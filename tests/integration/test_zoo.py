@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import tightrope as tr
 from tightrope.cli import _console
 from tightrope.cli.main import app
-from tightrope.errors import CheckpointError, InputError, UnknownNameError
 from tightrope.data import _files
+from tightrope.errors import CheckpointError, InputError, UnknownNameError
 from tightrope.experiments import model_zoo
 from tightrope.records import image
 from tightrope.records.certificate import Certificate
