@@ -87,6 +87,7 @@ def _run(name: str, suite: Suite, device: str, options: argparse.Namespace, cons
         "name": name,
         "device": device,
         "quick": options.quick,
+        "note": options.note,
         "environment": before | {"load_average_after": load_average()},
         "protocol": {
             "order": "interleaved",
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_positive, help="threads of PyTorch on the CPU")
     out = ROOT / "results" / "benchmarks"
     parser.add_argument("--out", type=Path, default=out, help="folder for the records (default: results/benchmarks)")
+    parser.add_argument("--note", default="", help="kept in the record: what its figures do not say of themselves")
     parser.add_argument("--repeats", type=_positive, help=f"timed rounds (default: {Effort.repeats})")
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="what needs more is recorded as such")
     patience = f"what takes longer a step is recorded as such (default: {Effort.patience:g})"

@@ -12,22 +12,26 @@ from benchmarks.case import Record
 from benchmarks.peers import METHODS, PREFIX
 from benchmarks.population import BEST, BEST_PLAIN
 from benchmarks.training import KEPT
+from benchmarks.verification import ERROR, solved
 
 BEGIN, END = "<!-- written by python -m benchmarks readme --write -->", "<!-- end of what is written -->"
 
 TITLES = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "deeppoly": "DeepPoly"}
 NOTHING = "not measured"
 LINE = 125  # characters
+_NO_ROW: Record = {"seconds": [], "verdicts": []}
 
 
 def tables(folder: Path) -> str:
     """The tables in Markdown.
 
     Args:
-        folder: where ``training-cpu.json`` and ``population-cpu.json`` are.
+        folder: where ``training-cpu.json``, ``population-cpu.json`` and, if there is one, ``verify-cpu.json`` are.
     """
-    training, population = (_read(folder / f"{name}-cpu.json") for name in ("training", "population"))
-    return f"{_training(training)}\n\n{_population(population)}\n"
+    writers = {"training": _training, "population": _population, "verify": _verification}
+    paths = {name: folder / f"{name}-cpu.json" for name in writers}
+    found = [writers[name](_read(path)) for name, path in paths.items() if name != "verify" or path.exists()]
+    return "\n\n".join(found) + "\n"
 
 
 def inserted(text: str, between: str) -> str:
@@ -106,6 +110,29 @@ def _growth(group: Record | None) -> str:
         return ", ".join(f"{row['name']}: {row['status']}" for row in group["contenders"] if row["status"] != "ok")
     (ratio,) = group["ratios"]
     return f"{ratio['memory']:.2f} ({ratio['of']} / {ratio['over']})"
+
+
+def _verification(record: Record) -> str:
+    groups = record["groups"]
+    names = list(dict.fromkeys(row["name"] for group in groups for row in group["contenders"]))
+    says = (
+        f"Complete verification, {groups[0]['setting']['timeout']:g} s an instance ({_machine(record)}): instances "
+        f"decided, and the seconds that all took, start included. {record.get('note', '')}"
+    )
+    rows, sizes = [], [group["units_per_step"] for group in groups]
+    for group, size in zip(groups, sizes, strict=True):
+        rows.append([group["name"], str(size), *(_decided(_row(group, name)) for name in names)])
+    counts = (sum(len(list(solved(_row(group, name) or _NO_ROW))) for group in groups) for name in names)
+    rows.append(["all", str(sum(sizes)), *map(str, counts)])
+    return f"{_wrapped(says.strip())}\n\n{_table(['', 'instances', *names], rows)}"
+
+
+def _decided(row: Record | None) -> str:
+    if row is None:
+        return NOTHING
+    errors = row["verdicts"].count(ERROR)
+    failed = f", {errors} error{'s' * (errors > 1)}" if errors else ""
+    return f"{len(list(solved(row)))} ({sum(row['seconds']):.0f} s{failed})"
 
 
 def _row(group: Record, name: str) -> Record | None:

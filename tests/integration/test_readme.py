@@ -87,6 +87,19 @@ def test_benchmark_tables_say_what_did_not_run(tmp_path: Path) -> None:
     assert "| DeepPoly, cnn3, 8 pairs, 64 images | 0.88 | 1024 pairs: too slow |" in text
 
 
+def test_the_table_of_verification_counts_what_was_decided(tmp_path: Path) -> None:
+    ours = {"verdicts": ["unsat", "timeout", "sat"], "seconds": [1.0, 30.4, 2.0]}
+    theirs = {"verdicts": ["unsat", "error", "unknown"], "seconds": [5.0, 4.0, 31.0]}
+    one = group({"timeout": 30.0}, {"ours": ours, "theirs": theirs}, []) | {"name": "a family", "units_per_step": 3}
+    for name in ("training", "population"):
+        write_record(tmp_path / f"{name}-cpu.json", [])
+    assert "a family" not in readme.tables(tmp_path)
+    write_record(tmp_path / "verify-cpu.json", [one, one | {"name": "another"}])
+    text = readme.tables(tmp_path)
+    assert "| a family | 3 | 2 (33 s) | 1 (40 s, 1 error) |\n| another |" in text
+    assert "| all | 6 | 4 | 2 |" in text
+
+
 def group(setting: dict[str, Any], rows: dict[str, dict[str, Any]], ratios: list[dict[str, Any]]) -> dict[str, Any]:
     contenders = [{"name": name, **row} for name, row in rows.items()]
     return {"setting": setting, "contenders": contenders, "ratios": ratios, "agreements": []}
