@@ -11,7 +11,9 @@ import tightrope as tr
 from helpers import F64, TINY, case, randomise
 from tightrope.core.box import Box
 from tightrope.relaxations._symbolic import SymbolicIntervals
-from tightrope.verifiers.bab import Bab
+from tightrope.verifiers._problem import Problem
+from tightrope.verifiers._queue import Queue
+from tightrope.verifiers.bab import Bab, _Search
 
 
 def mlp(depth: int, seed: int = 0) -> nn.Module:
@@ -128,3 +130,20 @@ def test_shallow_networks_are_bounded_by_them_unless_an_audit_recomputes() -> No
     networks = [tr.from_module(mlp(depth), (3,))[0] for depth in (3, 4)]
     assert [type(Bab().on_parts(network)) is SymbolicIntervals for network in networks] == [True, False]
     assert type(Bab(evidence=True).on_parts(networks[0])) is not SymbolicIntervals
+
+
+def test_many_inputs_are_cut_only_where_nearly_every_neuron_is_unstable() -> None:
+    """Twelve inputs: on a wide box yes, around a point no; both decided, as by neurons."""
+    module = randomise(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)), 0)
+    net, params = tr.from_module(module, (12,))
+    x = torch.rand(3, 12, dtype=F64)
+    spec = tr.margin_spec(net(params, x).argmax(1), 3, dtype=F64)
+    for eps, cut in ((5.0, True), (1e-3, False)):
+        problem = Problem(net, params, tr.linf_box(x, eps, data_range=None), spec)
+        search = _Search(problem, Queue(3, 5.0, 8, 2**30), Bab())
+        assert search._cuts_edges is cut
+        found, expected = (
+            [one.verdict for one in each.verify(*problem, generator=torch.Generator())]
+            for each in (Bab(), Bab(edges=0))
+        )
+        assert found == expected

@@ -42,6 +42,7 @@ _ROUNDS = 8  # rounds of the search from attack to attack
 _SHARE = 0.2  # of a sample's time for its pre-activation bounds
 _STARTS = 8  # of each sample's attack
 _SHALLOW = 3  # non-linear layers
+_NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Bab:
         attack: tried first, and from the inputs where bounds of open subproblems are attained.
         relaxation: of pre-activation bounds.
         branching: where to cut.
-        edges: networks with at most so many inputs are cut through their boxes instead, without gradient steps.
+        edges: networks with at most so many inputs are cut through their boxes instead, without gradient steps; shallow
+            ones with up to twice as many where nearly every neuron is unstable, as on boxes that are no neighbourhoods.
         timeout: seconds of a sample. Samples share the time of a batch by their subproblems, so that n of them may take
             n times as long.
         batch_size: subproblems bounded together, twice as many where boxes are cut; fewer in large networks, and
@@ -113,8 +115,7 @@ class Bab:
 
         With evidence it is what an audit recomputes.
         """
-        shallow = sum(isinstance(node.op, ElementwiseOp) for node in network.nodes) <= _SHALLOW
-        return SymbolicIntervals() if shallow and not self.evidence else self.relaxation
+        return SymbolicIntervals() if is_shallow(network) and not self.evidence else self.relaxation
 
     @full_precision()
     def verify(
@@ -130,11 +131,8 @@ class Bab:
         return in_parts(self.name, problem.size, lambda index: self._decide(problem.rows(index), noise[:, list(index)]))
 
     def _decide(self, problem: Problem, noise: Tensor) -> list[Outcome]:
-        cuts_edges = math.prod(problem.network.input_shape) <= self.edges
         neurons = sum(math.prod(problem.network.shapes[name]) for name in problem.network.pre_activations)
-        batch_size = (
-            self.batch_size * _BOXES if cuts_edges else min(self.batch_size, max(1, _ENTRIES // (neurons or 1)))
-        )
+        batch_size = min(self.batch_size, max(1, _ENTRIES // (neurons or 1)))
         queue = Queue(problem.size, self.timeout, batch_size, int(self.memory_gib * 2**30))
         network, params, box, spec = problem
         search = _Search(problem, queue, self)
@@ -147,13 +145,26 @@ class Bab:
         return with_evidence(outcomes, search.ledger) if self.evidence else outcomes
 
 
+def is_shallow(network: Network) -> bool:
+    """Whether symbolic intervals lose little."""
+    return sum(isinstance(node.op, ElementwiseOp) for node in network.nodes) <= _SHALLOW
+
+
 class _Search:
     """What happens to the subproblems of a batch of problems."""
 
     def __init__(self, problem: Problem, queue: Queue, options: Bab) -> None:
         self._problem, self._queue, self._options = problem, queue, options
         self._rounds = 0  # of tried inputs
-        self._cuts_edges = math.prod(problem.network.input_shape) <= options.edges
+
+    @cached_property
+    def _cuts_edges(self) -> bool:
+        """Whether boxes are cut, and not at neurons."""
+        inputs, edges = math.prod(self._problem.network.input_shape), self._options.edges
+        if inputs <= edges or inputs > 2 * edges or not is_shallow(self._problem.network):
+            return inputs <= edges
+        unstable = self._items.neurons.unstable(self._items.roots().pre)
+        return bool(unstable.double().mean() > _NEARLY_ALL)
 
     @cached_property
     def _items(self) -> Items:
@@ -183,6 +194,8 @@ class _Search:
             for progress in samples:
                 progress.settle(-INF, self._queue.timeout)
             return
+        if self._cuts_edges:
+            self._queue.batch_size = _BOXES * self._options.batch_size
         for progress, margin in zip(samples, items.margins.amin(1).tolist(), strict=True):
             if not math.isfinite(margin):
                 progress.settle(-INF, f"{'NaN' if math.isnan(margin) else 'infinite'} bound")
