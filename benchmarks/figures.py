@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from benchmarks.case import Record
 from benchmarks.verification import solved
@@ -97,7 +97,9 @@ def cactus(groups: Sequence[Record]) -> Figure:
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     figure = _figure(0.4 + 4.4 * columns, 0.4 + 3.2 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(groups) :]:
+        panel.remove()
     for panel, group in zip(panels, groups, strict=False):
         for colour, row in zip(LINES, group["contenders"], strict=False):
             times = list(solved(row))
@@ -106,12 +108,11 @@ def cactus(groups: Sequence[Record]) -> Figure:
         panel.set_title(group["name"], fontsize=9)
         panel.set_yscale("log")
         panel.set_xlabel("instances decided")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_ylabel("seconds in all")
         panel.grid(alpha=0.3)
         if group["contenders"]:
             panel.legend(frameon=False, fontsize=8)
-    for panel in panels:  # that no group is left for
-        panel.remove()
     return figure
 
 
