@@ -20,8 +20,6 @@ class Spec(NamedTuple):
         matrix: (batch, rows, outputs).
         offset: (batch, rows).
         clause: for each row the index of its clause, 0 .. clauses - 1; the same for the whole batch.
-        labels: of :func:`margin_spec`, (batch,), for what is faster if the rows are known to be its; otherwise None.
-            Whoever replaces ``matrix`` has to see to them, as :meth:`samples` does.
 
     Example:
         Class 0 beats class 1, and output 2 or output 3 is positive:
@@ -33,12 +31,36 @@ class Spec(NamedTuple):
     matrix: Tensor
     offset: Tensor
     clause: tuple[int, ...]
-    labels: Tensor | None = None
 
     def samples(self, index: Tensor | slice) -> Spec:
         """The properties of some samples, which may be repeated."""
-        labels = None if self.labels is None else self.labels[index]
-        return Spec(self.matrix[index], self.offset[index], self.clause, labels)
+        return Spec(self.matrix[index], self.offset[index], self.clause)
+
+
+class MarginSpec(Spec):
+    """A :func:`margin_spec` that knows its labels, for what is faster then.
+
+    What is derived from it by any other means than :meth:`samples` (other rows, other signs) does not know them.
+
+    Attributes:
+        labels: int64, (batch,), or None.
+    """
+
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, spec: Spec, labels: Tensor) -> Spec:
+        """The spec with its labels; in compiled code, which does not take to that, the spec alone."""
+        if torch.compiler.is_compiling():
+            return spec
+        known = cls(*spec)
+        known.labels = labels
+        return known
+
+    def samples(self, index: Tensor | slice) -> Spec:
+        """See :meth:`Spec.samples`."""
+        some = super().samples(index)
+        return some if self.labels is None else MarginSpec.of(some, self.labels[index])
 
 
 def margin_spec(labels: Tensor, num_classes: int, *, dtype: torch.dtype | None = None) -> Spec:
@@ -79,7 +101,7 @@ def margins_of(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Spec:
     others = rows + (rows >= labels[:, None])  # skips the label
     matrix = eye[labels][:, None, :] - eye[others]
     offset = torch.zeros(matrix.shape[:2], dtype=dtype, device=labels.device)
-    return Spec(matrix, offset, tuple(range(num_classes - 1)), labels)
+    return MarginSpec.of(Spec(matrix, offset, tuple(range(num_classes - 1))), labels)
 
 
 def check_spec(spec: Spec, batch: int, outputs: int) -> Spec:
@@ -100,10 +122,6 @@ def check_spec(spec: Spec, batch: int, outputs: int) -> Spec:
         )
     if not bool(torch.isfinite(spec.matrix).all() & torch.isfinite(spec.offset).all()):
         raise InputError("The spec has NaN or infinite entries.")
-    if spec.labels is not None and not torch.equal(
-        spec.matrix, margin_spec(spec.labels, outputs).matrix.to(spec.matrix)
-    ):
-        raise InputError("spec.labels are set, but spec.matrix is not that of margin_spec(labels). Set labels to None.")
     return spec
 
 

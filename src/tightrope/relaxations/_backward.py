@@ -30,7 +30,7 @@ from tightrope.core.network import INPUT, Network, Node
 from tightrope.core.op import AffineOp, ElementwiseOp
 from tightrope.core.precision import direct_convolutions
 from tightrope.core.rounding import below
-from tightrope.core.spec import Spec, margins_of
+from tightrope.core.spec import MarginSpec, Spec, margins_of
 from tightrope.relaxations._choice import most_of_a_sample
 from tightrope.relaxations._interval import Forward, advance, forward_intervals, image
 from tightrope.relaxations._rounding import Rounding, after_entry
@@ -120,9 +120,10 @@ class Engine:
 
     def spec_bounds(self, spec: Spec) -> Tensor:
         """Lower bounds of the spec's rows, (batch, rows)."""
+        labels = spec.labels if isinstance(spec, MarginSpec) else None
         of_the_batch = not (self.lines or self.multipliers) and self.rounding is None
-        if of_the_batch and spec.labels is not None and spec.matrix.shape[2] <= min(_CLASSES, spec.matrix.shape[0]):
-            return self._margin_bounds(spec.labels, spec) + spec.offset
+        if of_the_batch and labels is not None and spec.matrix.shape[2] <= min(_CLASSES, spec.matrix.shape[0]):
+            return self._margin_bounds(spec, labels) + spec.offset
 
         def upper(first: int, last: int) -> Tensor:
             return self._upper_bounds(self.network.output, Dense(-spec.matrix[:, first:last]), self.multipliers)
@@ -130,7 +131,7 @@ class Engine:
         bound = spec.offset - torch.cat(self._in_chunks(upper, self.network.output, spec.matrix.shape[1], 1), 1)
         return bound if self.rounding is None else below(bound)
 
-    def _margin_bounds(self, labels: Tensor, spec: Spec) -> Tensor:
+    def _margin_bounds(self, spec: Spec, labels: Tensor) -> Tensor:
         """Of a margin spec: the rows of every label for all samples, as one matrix, and of these each sample's own.
 
         The rows of K labels cost K times the products, but no pass over coefficients of every sample, which these have
@@ -139,7 +140,7 @@ class Engine:
         rows, classes = spec.matrix.shape[1:]
         every = margins_of(torch.arange(classes, device=labels.device), classes, spec.matrix.dtype).matrix
         bounds = -self._upper_bounds(self.network.output, Dense(-every.flatten(0, 1)[None]))
-        own = rows * labels.long()[:, None] + torch.arange(rows, device=labels.device)
+        own = rows * labels[:, None] + torch.arange(rows, device=labels.device)
         return bounds.gather(1, own)
 
     def node_bounds(self, name: str) -> Interval:
