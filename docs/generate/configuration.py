@@ -66,8 +66,8 @@ def _type(schema: Mapping[str, Any]) -> str:
     """In words, with its limits."""
     if "anyOf" in schema:
         return " or ".join(_type(part) for part in schema["anyOf"] if part.get("type") != "null")
-    if "enum" in schema:
-        return " or ".join(f'`"{value}"`' for value in schema["enum"])
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f'`"{value}"`' for value in schema.get("enum", [schema.get("const")]))
     if schema["type"] == "array":
         return f"list, each a {_type(schema['items'])}"
     bounds = ", ".join(f"{sign} {schema[key]:g}" for key, sign in LIMITS.items() if key in schema)

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from tightrope.core.box import parse_eps, round_up
 from tightrope.core.precision import Precision
@@ -55,11 +63,18 @@ def _usable(name: str) -> str:
     return name
 
 
+def _threads(value: Any) -> Any:
+    if value is not None and value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"must be an integer >= 1, or 'auto' (got {value!r})")
+    return value
+
+
 Device = Annotated[str, AfterValidator(_usable)]
 Radius = Annotated[str, BeforeValidator(_exact)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[Count | Literal["auto"] | None, BeforeValidator(_threads)]
 
 
 class _Section(BaseModel):
@@ -289,7 +304,7 @@ class RunConfig(_Section):
 
     seed: Annotated[int, Field(ge=0)] = 0
     device: Device = "auto"
-    threads: Count | Literal["auto"] | None = None
+    threads: Threads = None
     memory_gib: Positive | None = None
     data: Data
     model: Model
