@@ -16,6 +16,11 @@ from tightrope.verifiers._queue import Queue
 from tightrope.verifiers.bab import Bab, _Search
 
 
+def draws(*shape: int) -> Tensor:
+    """Uniform in [0, 1], always the same."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+
+
 def mlp(depth: int, seed: int = 0) -> nn.Module:
     hidden = [layer for _ in range(depth - 1) for layer in (nn.Linear(8, 8), nn.ReLU())]
     return randomise(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), *hidden, nn.Linear(8, 3)), seed)
@@ -66,7 +71,7 @@ def naive(module: nn.Sequential, lower: np.ndarray, upper: np.ndarray) -> list[t
 def test_they_are_those_of_two_forms_a_neuron(depth: int) -> None:
     module = mlp(depth)
     net, params = tr.from_module(module, (3,))
-    box = tr.linf_box(torch.rand(6, 3, dtype=F64), 0.2, data_range=None)
+    box = tr.linf_box(draws(6, 3), 0.2, data_range=None)
     spec = tr.margin_spec(torch.zeros(6, dtype=torch.int64), 3, dtype=F64)
     found = SymbolicIntervals().bounds(net, params, box, spec).pre
     for i in range(6):
@@ -79,7 +84,7 @@ def test_they_are_those_of_two_forms_a_neuron(depth: int) -> None:
 @pytest.mark.parametrize("eps", [0.05, 0.5])
 def test_two_layers_have_deeppolys_bounds(eps: float) -> None:
     net, params = tr.from_module(mlp(4), (3,))
-    box = tr.linf_box(torch.rand(5, 3, dtype=F64), eps, data_range=None)
+    box = tr.linf_box(draws(5, 3), eps, data_range=None)
     spec = tr.margin_spec(torch.zeros(5, dtype=torch.int64), 3, dtype=F64)
     found = SymbolicIntervals().bounds(net, params, box, spec).pre
     expected = tr.relaxation("deeppoly").bounds(net, params, box, spec).pre
@@ -96,7 +101,7 @@ def test_they_hold_at_samples(name: str) -> None:
     """Pre-activations and rows, with and without rounding errors, on boxes of every size."""
     if name == "shifted":
         net, params = tr.from_module(randomise(Shifted(), 1), (3,))
-        x = torch.rand(4, 3, dtype=F64)
+        x = draws(4, 3)
     else:
         given = case(name)
         net, params, x = given.net, given.params, given.inputs(4)
@@ -106,7 +111,7 @@ def test_they_hold_at_samples(name: str) -> None:
         for rigorous in (False, True):
             bounds = SymbolicIntervals().bounds(net, params, box, spec, rigorous=rigorous)
             assert set(bounds.pre) == set(net.pre_activations)
-            for share in torch.rand(40, *x.shape, dtype=F64).round(decimals=1):
+            for share in draws(40, *x.shape).round(decimals=1):
                 values = net.values(params, box.lower + share * (box.upper - box.lower))
                 for node, (lower, upper) in bounds.pre.items():
                     assert bool((values[node] >= lower - 1e-9).all() & (values[node] <= upper + 1e-9).all())
@@ -136,7 +141,7 @@ def test_many_inputs_are_cut_only_where_nearly_every_neuron_is_unstable() -> Non
     """Twelve inputs: on a wide box yes, around a point no; both decided, as by neurons."""
     module = randomise(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)), 0)
     net, params = tr.from_module(module, (12,))
-    x = torch.rand(3, 12, dtype=F64)
+    x = draws(3, 12)
     spec = tr.margin_spec(net(params, x).argmax(1), 3, dtype=F64)
     for eps, cut in ((5.0, True), (1e-3, False)):
         problem = Problem(net, params, tr.linf_box(x, eps, data_range=None), spec)
