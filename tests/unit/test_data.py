@@ -551,6 +551,7 @@ def real(name: str, split: Split) -> tuple[Dataset, Samples]:
     [
         ("mnist", "train", MNIST_TRAIN),
         ("mnist", "test", MNIST_TEST),
+        ("mnist_7x7", "test", MNIST_TEST),
         ("fashion_mnist", "train", [6000] * 10),
         ("fashion_mnist", "test", [1000] * 10),
         ("cifar10", "train", [5000] * 10),
@@ -563,7 +564,7 @@ def test_real_label_counts(name: str, split: Split, counts: list[int]) -> None:
     assert torch.bincount(loaded.labels).tolist() == counts
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "mnist_7x7", "fashion_mnist", "cifar10"])
 def test_real_statistics(name: str) -> None:
     dataset, loaded = real(name, "train")
     pixels = to_unit(loaded, torch.float32)
@@ -576,3 +577,11 @@ def test_real_tinyimagenet_has_every_class_alike() -> None:
     for split in ("train", "test"):
         _, loaded = real("tinyimagenet", split)
         assert len(set(torch.bincount(loaded.labels, minlength=200).tolist())) == 1
+
+
+def test_mnist_7x7_has_the_brightest_pixel_of_every_block() -> None:
+    _, large = real("mnist", "test")
+    _, small = real("mnist_7x7", "test")
+    assert torch.equal(small.labels, large.labels)
+    pooled = torch.nn.functional.max_pool2d(large.images[:500].float(), 4)
+    assert torch.equal(small.images[:500].float(), pooled)

@@ -29,7 +29,7 @@ SHIPPED = {
         "exp_ibp",
     },
     "models": {"mlp", "cnn3_tiny", "cnn3_small", "cnn3", "cnn5", "cnn7"},
-    "datasets": {"digits", "mnist", "fashion_mnist", "cifar10", "tinyimagenet"},
+    "datasets": {"digits", "mnist", "mnist_7x7", "fashion_mnist", "cifar10", "tinyimagenet"},
     "attacks": {"apgd", "pgd"},
     "ops": {
         "linear",
