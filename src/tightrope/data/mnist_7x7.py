@@ -1,4 +1,4 @@
-"""MNIST at 7 x 7: the brightest pixel of every 4 x 4 block, for networks small enough to be trained without gradients."""
+"""MNIST at 7 x 7: the brightest pixel of every 4 x 4 block, for networks that can be trained without gradients."""
 
 from __future__ import annotations
 
