@@ -317,10 +317,12 @@ def test_an_order_is_claimed_only_where_the_interval_excludes_0() -> None:
 def test_what_is_compared() -> None:
     kinds = [("scratch", "none", "ibp"), ("scratch", "rgs", "deeppoly"), ("warm", "none", "deeppoly")]
     kinds += [("warm", "none", "ibp"), ("scratch", "none", "deeppoly"), ("scratch", "rgs", "ibp")]
+    kinds += [("scratch", "rgs", "deeppoly-soft")]
     found = [record(s, r, seed, 0.1 * k, start) for k, (start, s, r) in enumerate(kinds) for seed in (0, 1)]
     asked = {(each.question, each.one, each.other) for each in comparisons(found)}
     assert ("tight - loose", ("scratch", "rgs", "deeppoly"), ("scratch", "rgs", "ibp")) in asked
     assert ("smoothed - plain", ("scratch", "rgs", "deeppoly"), ("scratch", "none", "deeppoly")) in asked
+    assert ("slope rule - adaptive", ("scratch", "rgs", "deeppoly-soft"), ("scratch", "rgs", "deeppoly")) in asked
     assert ("warm - control", ("warm", "none", "deeppoly"), ("warm", "none", "ibp")) in asked
     assert ("smoothed DeepPoly - best plain", ("scratch", "rgs", "deeppoly"), ("scratch", "none", "deeppoly")) in asked
 

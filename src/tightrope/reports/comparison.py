@@ -57,8 +57,9 @@ def rows(cells: Iterable[CellRecord]) -> list[Row]:
 
 
 def comparisons(cells: Iterable[CellRecord], baseline: str = "") -> list[Comparison]:
-    """The questions of the experiment: tight against loose, smoothed against plain, warm against its control, each
-    variant against the baseline, and each smoothed DeepPoly against the best plain network."""
+    """The questions of the experiment: tight against loose, DeepPoly's other slope rules against the published one,
+    smoothed against plain, warm against its control, each variant against the baseline, and each smoothed DeepPoly
+    against the best plain network."""
     groups = _grouped(cells)
     found = [_compare(question, one, other, groups) for question, one, other in _questions(groups, baseline)]
     return [each for each in found if each.seeds > 0]
@@ -70,6 +71,8 @@ def _questions(groups: dict[Condition, list[CellRecord]], baseline: str) -> Iter
         if relaxation != "ibp":
             control = "tight - loose" if start == "scratch" else "warm - control"
             yield control, here, (start, smoother, "ibp", *variant)
+        if relaxation.startswith("deeppoly-"):
+            yield "slope rule - adaptive", here, (start, smoother, "deeppoly", *variant)
         if smoother != "none":
             yield "smoothed - plain", here, (start, "none", relaxation, *variant)
         if start != "scratch":
