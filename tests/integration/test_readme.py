@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from benchmarks import readme
 
+from tightrope.experiments.suite import Cell, load_suite, settings_digest
 from tightrope.experiments.table import tables_of
+from tightrope.records.cell import read_cells
 from tightrope.reports.tables import markdown
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +66,22 @@ def test_every_table_of_an_experiment_is_from_a_record() -> None:
     for page in ("README.md", "docs/explanation/what-we-found.md"):
         rows = re.findall(r"^\| \S+ \| .* ± .* \|$", (ROOT / page).read_text(), re.M)
         assert all(row in written for row in rows), page
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parents[3] for path in ROOT.glob("results/*/scratch/*/*/cell.json")}),
+    ids=lambda path: path.name,
+)
+def test_cells_are_of_the_suite_as_it_is(folder: Path) -> None:
+    """So that the command which made them goes on where there are none, and one table compares like with like.
+
+    Cells of before settings had a fingerprint have none.
+    """
+    for record in read_cells(folder):
+        suite = load_suite(str(ROOT / record.suite) if record.suite.endswith(".toml") else record.suite)
+        cell = Cell(record.start, record.smoother, record.relaxation, record.seed, record.trial, record.variant)
+        assert record.settings in ("", settings_digest(suite, cell)), cell.folder
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))
