@@ -16,9 +16,9 @@ BLOCK = 4
 class Mnist7x7:
     """MNIST made small, from the same files: eps bounds the change of a block's brightest pixel.
 
-    With 49 inputs a network has hundreds of weights instead of tens of thousands, so that many settings and seeds can be
-    compared on a CPU, and PGPE, whose variance grows with the number of weights, has fewer of them. The brightest pixel
-    of a block keeps thin strokes at full contrast; the mean would not.
+    With 49 inputs a network has hundreds of weights instead of tens of thousands, so that many settings and seeds can
+    be compared on a CPU, and PGPE, whose variance grows with the number of weights, has fewer of them. The brightest
+    pixel of a block keeps thin strokes at full contrast; the mean would not.
 
     Reference:
         LeCun, Bottou, Bengio, Haffner: "Gradient-based learning applied to document recognition", Proc. IEEE
