@@ -128,6 +128,24 @@ def test_rgs_with_independent_members_is_unbiased_with_more_variance() -> None:
     assert_mean(errors(found, expected), (2 * A * STD).square().sum() / (2 * PAIRS))
 
 
+# ------------------------------------------------------------------------------------------- populations
+
+
+@pytest.mark.parametrize("options", [{}, {"orthogonal": 3}, {"antithetic": False}])
+def test_the_noise_of_a_pair_does_not_depend_on_how_pairs_are_cut(options: dict[str, Any]) -> None:
+    std = {"w": 0.1, "b": 2.0}
+    draws, whole = Draws(params(), std, 3, **options), Draws(params(), std, 3, **options).halves(range(21))
+    for pairs in (range(5), range(4, 11), range(20, 21), range(3, 4)):
+        for half, all_of in zip(draws.halves(pairs), whole, strict=True):
+            for name in TRAINABLE:
+                assert torch.equal(half.noise[name], all_of.noise[name][pairs.start : pairs.stop])
+
+
+def test_no_two_pairs_have_the_same_noise() -> None:
+    noise = Draws(params(), {"w": 0.1, "b": 0.1}, 3).halves(range(300))[0].noise
+    assert torch.cat([z.flatten() for z in noise.values()]).unique().numel() == 300 * D
+
+
 # --------------------------------------------------------------------------------- orthogonal directions
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tightrope.core.noise import derive_seed, derived_generator, draw_seed, weight_noise
+from tightrope.core.noise import derive_seed, derived_generator, draw_seed, drawn_together, weight_noise
 
 PARAMS = {"a": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.float64), "c": torch.zeros(())}
 STD = {"a": 0.5, "b": 2.0, "c": 1.0}
@@ -67,6 +67,25 @@ def test_neighbouring_indices_are_independent() -> None:
     z = torch.stack([weight_noise(like, {"w": 1.0}, 0, index)["w"] for index in range(400)])
     products = (z[1:] * z[:-1]).flatten()
     assert abs(products.mean()) < 4 / len(products) ** 0.5
+
+
+def test_members_drawn_together_are_standard_normal_and_independent() -> None:
+    z = weight_noise({"w": torch.zeros(50, dtype=torch.float64)}, {"w": 1.0}, 0, 64, members=400)["w"]
+    for power, expected in ((1, 0.0), (2, 1.0), (4, 3.0)):
+        moment = z.flatten() ** power
+        assert abs(moment.mean() - expected) < 4 * moment.std() / len(moment) ** 0.5
+    for products in ((z[1:] * z[:-1]).flatten(), (z[:, 1:] * z[:, :-1]).flatten()):
+        assert abs(products.mean()) < 4 / len(products) ** 0.5
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**5), st.integers(0, 10**8))
+def test_every_pair_lies_in_one_block_that_is_not_much_larger_than_what_is_before_it(index: int, weights: int) -> None:
+    block = drawn_together(index, weights)
+    assert index in block
+    assert all(drawn_together(other, weights) == block for other in (block.start, block.stop - 1))
+    assert len(block) <= max(1, block.start)
+    assert len(block) == 1 or len(block) * weights <= 2**18
 
 
 parts = st.lists(st.integers(-5, 10**6) | st.text(max_size=4), min_size=1, max_size=4)

@@ -1,6 +1,7 @@
 """Weight noise as a pure function of (seed, pair index, tensor name): regenerated instead of stored.
 
-The draws of a member do not depend on how members are split into chunks or over processes.
+The draws of a member do not depend on how members are split into chunks or over processes. Populations are drawn in
+blocks of pairs, whose bounds depend on the number of weights alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from tightrope.core.bounds import Params
+
+_DRAWN_AT_ONCE = 2**18  # numbers, about a megabyte
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -35,20 +38,46 @@ def draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
-def weight_noise(params: Params, std: Mapping[str, float], seed: int, index: int) -> dict[str, Tensor]:
-    """Noise ``std * z`` of one pair of members, z standard normal, for every tensor whose std is not 0.
+def drawn_together(index: int, weights: int) -> range:
+    """The pairs whose noise is drawn together with that of pair ``index``: 0, 1, 2-3, 4-7, ...
+
+    Blocks grow up to a number of draws (2^18) beside which starting a generator costs nothing, so that a population of
+    thousands is not drawn member by member, and one of two is not drawn for thousands.
+
+    Args:
+        index: of a pair.
+        weights: that have noise.
+
+    Example:
+        >>> [drawn_together(index, weights=100) for index in (0, 1, 3)]
+        [range(0, 1), range(1, 2), range(2, 4)]
+        >>> drawn_together(5000, weights=100)
+        range(4096, 6144)
+    """
+    most = max(1, _DRAWN_AT_ONCE // max(1, weights))
+    size = 1 << (min(max(1, index), most).bit_length() - 1)
+    start = index // size * size
+    return range(start, start + size)
+
+
+def weight_noise(
+    params: Params, std: Mapping[str, float], seed: int, index: int, members: int | None = None
+) -> dict[str, Tensor]:
+    """Noise ``std * z``, z standard normal, for every tensor whose std is not 0.
 
     Args:
         params: weights by name, for shapes, dtypes and devices.
         std: standard deviation by name.
         seed: of the step.
-        index: of the pair, counted over all processes.
+        index: of the draw; of a block of pairs the first pair's, counted over all processes.
+        members: draw for so many at once, each tensor (members, *shape). By default for one, each tensor (*shape).
     """
     noise = {}
     for name, scale in std.items():
         if scale > 0:
             like = params[name]
+            shape = like.shape if members is None else (members, *like.shape)
             generator = derived_generator(like.device, seed, index, name)
-            z = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+            z = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
             noise[name] = z.mul_(scale)
     return noise

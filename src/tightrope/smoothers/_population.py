@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tightrope.core.bounds import Metrics, Params
 from tightrope.core.compiled import at_members
-from tightrope.core.noise import derive_seed, weight_noise
+from tightrope.core.noise import derive_seed, drawn_together, weight_noise
 from tightrope.core.protocols import Losses, LossFn, Smoother, Std
 from tightrope.core.ranks import Ranks
 from tightrope.errors import InputError
@@ -92,6 +92,29 @@ class Half(NamedTuple):
 
 
 @dataclass
+class _Blocks:
+    """Noise of consecutive pairs, cut from blocks. The last block is kept, as chunks follow each other."""
+
+    around: Callable[[int], range]
+    draw: Callable[[range], dict[str, Tensor]]
+    _last: tuple[range, dict[str, Tensor]] = field(default=(range(0), {}), init=False, repr=False)
+
+    def __call__(self, pairs: range) -> dict[str, Tensor]:
+        found, index = [], pairs.start
+        while index < pairs.stop:
+            block, noise = self._block(self.around(index))
+            rows = slice(index - block.start, pairs.stop - block.start)
+            found.append({name: z[rows] for name, z in noise.items()})
+            index = block.stop
+        return found[0] if len(found) == 1 else {name: torch.cat([each[name] for each in found]) for name in found[0]}
+
+    def _block(self, block: range) -> tuple[range, dict[str, Tensor]]:
+        if self._last[0] != block:
+            self._last = block, self.draw(block)
+        return self._last
+
+
+@dataclass
 class Draws:
     """The noise of one step: a function of the seed and the index of a pair.
 
@@ -110,39 +133,31 @@ class Draws:
     seed: int
     antithetic: bool = True
     orthogonal: int = 1
-    _blocks: dict[int, tuple[int, dict[str, Tensor]]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        weights = sum(self.params[name].numel() for name, scale in self.std.items() if scale > 0)
-        if self.orthogonal > weights:
-            raise InputError(f"There are no {self.orthogonal} orthogonal directions of {weights} weights.")
+        self._weights = sum(self.params[name].numel() for name, scale in self.std.items() if scale > 0)
+        if self.orthogonal > self._weights:
+            raise InputError(f"There are no {self.orthogonal} orthogonal directions of {self._weights} weights.")
+        self._first = self._blocks(self.seed)
+        self._second = self._blocks(derive_seed(self.seed, "second"))
 
-    def halves(self, indices: Sequence[int]) -> tuple[Half, Half]:
-        """The two members of each of these pairs."""
-        first = self._noise(self.seed, indices)
-        if self.antithetic:
-            return Half(first, 1.0), Half(first, -1.0)
-        return Half(first, 1.0), Half(self._noise(derive_seed(self.seed, "second"), indices), 1.0)
+    def halves(self, pairs: range) -> tuple[Half, Half]:
+        """The two members of each of these consecutive pairs. Their noise is not to be written to."""
+        first = self._first(pairs)
+        return Half(first, 1.0), Half(first, -1.0) if self.antithetic else Half(self._second(pairs), 1.0)
 
-    def _noise(self, seed: int, indices: Sequence[int]) -> dict[str, Tensor]:
+    def _blocks(self, seed: int) -> _Blocks:
+        independent = _Blocks(
+            lambda index: drawn_together(index, self._weights),
+            lambda block: weight_noise(self.params, self.std, seed, block.start, len(block)),
+        )
         if self.orthogonal == 1:
-            return stacked_noise(self.params, self.std, seed, indices)
-        places = [divmod(index, self.orthogonal) for index in indices]
-        each = [{name: z[row] for name, z in self._block(seed, block).items()} for block, row in places]
-        return _stack(each)
+            return independent
+        return _Blocks(self._around, lambda block: orthogonalised(independent(block), self.std))
 
-    def _block(self, seed: int, block: int) -> dict[str, Tensor]:
-        """One block of orthogonal directions; the last one of each seed is kept, as its pairs follow each other."""
-        if seed not in self._blocks or self._blocks[seed][0] != block:
-            indices = range(block * self.orthogonal, (block + 1) * self.orthogonal)
-            noise = stacked_noise(self.params, self.std, seed, indices)
-            self._blocks[seed] = block, orthogonalised(noise, self.std)
-        return self._blocks[seed][1]
-
-
-def stacked_noise(params: Params, std: Mapping[str, float], seed: int, indices: Sequence[int]) -> dict[str, Tensor]:
-    """Noise of several pairs, each tensor (pairs, *shape)."""
-    return _stack([weight_noise(params, std, seed, index) for index in indices])
+    def _around(self, index: int) -> range:
+        start = index // self.orthogonal * self.orthogonal
+        return range(start, start + self.orthogonal)
 
 
 def orthogonalised(noise: Mapping[str, Tensor], std: Mapping[str, float]) -> dict[str, Tensor]:
@@ -160,10 +175,6 @@ def orthogonalised(noise: Mapping[str, Tensor], std: Mapping[str, float]) -> dic
     }
 
 
-def _stack(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([noise[name] for noise in each]) for name in each[0]}
-
-
 # ---------------------------------------------------------------------------------------------- members
 
 
@@ -172,20 +183,21 @@ def losses_of(loss: Losses) -> Sequence[LossFn]:
     return (loss,) if callable(loss) else loss
 
 
-def pieces(loss: Losses, pairs: int, chunk: Chunk, ranks: Ranks) -> Iterator[tuple[LossFn, list[int]]]:
-    """This process's pairs by their index over all, at most ``chunk`` together; pair i has loss number i mod their
-    count.
+def pieces(loss: Losses, pairs: int, chunk: Chunk, ranks: Ranks) -> Iterator[tuple[LossFn, range]]:
+    """This process's pairs by their index over all, at most ``chunk`` together. Of several losses each has its share
+    of consecutive pairs.
 
     Raises:
         InputError: fewer pairs than processes.
     """
     if pairs < ranks.size:
         raise InputError(f"{pairs} pairs cannot be shared by {ranks.size} processes; use more pairs, or fewer of them.")
-    losses, size = losses_of(loss), at_once(chunk)
+    losses, size, own = losses_of(loss), at_once(chunk), ranks.share(pairs)
     for part, each in enumerate(losses):
-        own = [index for index in ranks.share(pairs) if index % len(losses) == part]
-        for start in range(0, len(own), size):
-            yield each, own[start : start + size]
+        begin = max(own.start, part * pairs // len(losses))
+        end = min(own.stop, (part + 1) * pairs // len(losses))
+        for start in range(begin, end, size):
+            yield each, range(start, min(start + size, end))
 
 
 def shifted(params: Params, noise: Params, sign: float = 1.0) -> dict[str, Tensor]:

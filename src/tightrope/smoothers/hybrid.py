@@ -44,7 +44,7 @@ class _Control(NamedTuple):
     own: Tensor
     others: Tensor
 
-    def along(self, noise: Mapping[str, Tensor], indices: list[int]) -> Tensor:
+    def along(self, noise: Mapping[str, Tensor], indices: range) -> Tensor:
         """h_i . noise_i of some pairs."""
         products = dots(noise, {name: self.total[name][None].expand_as(z) for name, z in noise.items()})
         return torch.where(self.others > 0, (products - self.own[indices]) / self.others.clamp(min=1), 0.0)

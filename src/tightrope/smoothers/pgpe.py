@@ -162,7 +162,7 @@ class Pgpe:
         return values * keep
 
 
-def _remember(known: dict[str, Tensor], values: Tensor, keep: Tensor, indices: list[int], pairs: int) -> None:
+def _remember(known: dict[str, Tensor], values: Tensor, keep: Tensor, indices: range, pairs: int) -> None:
     """Put losses where they belong among those of all pairs and processes."""
     if not known:
         known.update(values=values.new_zeros(2, pairs), keep=values.new_zeros(pairs))
