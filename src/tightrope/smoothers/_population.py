@@ -163,15 +163,16 @@ class Draws:
 def orthogonalised(noise: Mapping[str, Tensor], std: Mapping[str, float]) -> dict[str, Tensor]:
     """Gram-Schmidt over the pairs, in units of the std, each direction with the length that it had.
 
-    Every row alone is standard normal still, since lengths and directions of normal vectors are independent. With the
-    Gram matrix G = C C^T of the rows Z, the orthonormal rows are C^-1 Z.
+    Every row alone is standard normal still, since lengths and directions of normal vectors are independent. Computed
+    by Householder reflections, Z^T = Q R, which stay accurate for as many directions as weights.
     """
-    rows = {name: z.flatten(1).double() / std[name] for name, z in noise.items()}
-    gram = torch.stack([row @ row.T for row in rows.values()]).sum(dim=0)
-    lengths = gram.diagonal().sqrt().diag()
-    mix = lengths @ torch.linalg.inv(torch.linalg.cholesky(gram))
+    rows = torch.cat([z.flatten(1).double() / std[name] for name, z in noise.items()], dim=1)
+    basis, triangle = torch.linalg.qr(rows.T)
+    lengths = torch.linalg.vector_norm(rows, dim=1) * triangle.diagonal().sign()
+    found = (basis * lengths).T.split([z[0].numel() for z in noise.values()], dim=1)
     return {
-        name: (mix @ row * std[name]).to(noise[name].dtype).reshape(noise[name].shape) for name, row in rows.items()
+        name: (part * std[name]).to(z.dtype).reshape(z.shape)
+        for (name, z), part in zip(noise.items(), found, strict=True)
     }
 
 
