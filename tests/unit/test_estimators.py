@@ -358,6 +358,7 @@ def test_bad_hybrids_are_refused() -> None:
         ({"decay": 1.0}, "decay"),
         ({"memory": 0}, "memory"),
         ({"orthogonal": 2}, "previous"),
+        ({"orthogonal": 2, "control": "previous", "shrink": True}, "shrink"),
     ):
         with pytest.raises(InputError, match=match):
             build("hybrid", **options)
@@ -398,6 +399,13 @@ def test_a_single_pair_says_nothing_of_the_variance(name: str) -> None:
 
         found = smoother.estimate(loss, given, smoother.init(given, ("w",)), std=std, generator=generator)
         assert float(found.metrics["grad_variance"]) == 0.0
+
+
+@pytest.mark.parametrize(("name", "more"), [("rgs", {}), ("pgpe", {}), ("hybrid", {"control": "previous"})])
+def test_orthogonal_directions_say_nothing_of_the_variance(name: str, more: dict[str, Any]) -> None:
+    metrics = estimate(build(name, pairs=6, orthogonal=3, **more), step).metrics
+    assert float(metrics["grad_variance"]) == 0.0
+    assert float(metrics["grad_power"]) > 0.0
 
 
 # ------------------------------------------------------------------------------------------ dropped members

@@ -342,15 +342,17 @@ class Totals:
         return {**means, "dropped": 1.0 - self.kept / pairs}
 
 
-def variance_metrics(grad: Mapping[str, Tensor], power: Tensor, samples: Tensor) -> Metrics:
+def variance_metrics(grad: Mapping[str, Tensor], power: Tensor, samples: Tensor, orthogonal: int = 1) -> Metrics:
     """The squared norm of a mean of samples, and an estimate of its variance.
 
     Args:
         grad: the mean.
         power: the sum of the samples' squared norms.
         samples: how many; without two of them nothing is known of the variance, which is reported as 0.
+        orthogonal: as of :class:`Draws`. The spread of directions that depend on each other says nothing of the
+            variance of their mean either.
     """
     norm = torch.stack([torch.linalg.vector_norm(each).double() for each in grad.values()]).square().sum()
     spread = (power.double() - samples * norm).clamp(min=0.0)
-    known = torch.where(samples > 1, spread, 0.0)  # of one sample the spread is rounding
+    known = torch.where((samples > 1) & (orthogonal == 1), spread, 0.0)  # of one sample the spread is rounding
     return {"grad_power": norm, "grad_variance": known / (samples * (samples - 1)).clamp(min=1)}

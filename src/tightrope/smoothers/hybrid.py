@@ -75,7 +75,8 @@ class Hybrid:
         shrink: multiply the correction by an estimate of the factor of least squared error, |b|^2 / (|b|^2 + v) for
             its mean b and variance v. Unbiased for nothing then, but never much worse than h alone.
         orthogonal: pairs in blocks of so many orthogonal directions, see :class:`tightrope.smoothers.pgpe.Pgpe`;
-            needs ``previous``, as leave-one-out means would no longer be independent of the direction left out.
+            needs ``previous``, as leave-one-out means would no longer be independent of the direction left out, and
+            goes without ``shrink``, as nothing is known of the variance.
 
     Tensors that have no noise get the averaged gradient alone.
 
@@ -115,6 +116,10 @@ class Hybrid:
             raise InputError(f"decay must be in [0, 1), got {self.decay}.")
         if self.orthogonal > 1 and self.control == "leave_one_out":
             raise InputError("Orthogonal directions depend on each other: use control = 'previous', or orthogonal = 1.")
+        if self.orthogonal > 1 and self.shrink:
+            raise InputError(
+                "shrink needs the variance of independent directions; use orthogonal = 1 or shrink = false."
+            )
 
     @property
     def evaluations(self) -> int:
@@ -213,7 +218,7 @@ class Hybrid:
         """The estimate, what is known of it, and the running means that it used."""
         noisy = {name: base[name] for name in base if correction.has(f"grad/{name}")}
         part = correction.grad(noisy, tuple(noisy), pairs)
-        facts = variance_metrics(part, correction["power"], pairs)
+        facts = variance_metrics(part, correction["power"], pairs, self.orthogonal)
         factor, means = self._factor(facts, state)
         grad = {name: base[name] + factor * part[name] if name in noisy else mean[name] for name in mean}
         norm = torch.stack([torch.linalg.vector_norm(each).double() for each in grad.values()]).square().sum()

@@ -135,7 +135,7 @@ class Pgpe:
         totals.reduce()
         samples = totals.kept * (1 if self.antithetic else 2)
         grad = totals.grad(params, state.trainable, samples)
-        metrics = totals.metrics(self.pairs) | variance_metrics(grad, totals["power"], samples)
+        metrics = variance_metrics(grad, totals["power"], samples, self.orthogonal) | totals.metrics(self.pairs)
         if self.adapt > 0:
             state = adaptation.stepped(state, totals, self.adapt, self.adapt_floor)
         return GradEstimate(totals.value(), grad, metrics, state)

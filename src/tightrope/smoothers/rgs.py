@@ -96,5 +96,5 @@ class Rgs:
             totals.add_samples(keep, grads)
         totals.reduce()
         grad = totals.grad(params, state.trainable, totals.kept)
-        metrics = totals.metrics(self.pairs) | variance_metrics(grad, totals["power"], totals.kept)
+        metrics = variance_metrics(grad, totals["power"], totals.kept, self.orthogonal) | totals.metrics(self.pairs)
         return GradEstimate(totals.value(), grad, metrics, state)
