@@ -3,7 +3,8 @@
 Counted are loss evaluations times images. Contenders: our smoother with several chunk sizes, a plain Python loop that
 perturbs the weights in place, evotorch's PGPE around the same loss, and, as the mark to reach, as many images at
 unperturbed weights, forward only, in passes of several sizes: the best of those is what the headline ratio is against.
-A second kind of group holds the peak memory of few pairs against that of many.
+On a small network the largest chunk is compiled too. A second kind of group holds the peak memory of few pairs against
+that of many.
 """
 
 from __future__ import annotations
@@ -19,8 +20,22 @@ from torch.nn import functional as F
 import tightrope as tr
 from benchmarks import evolution
 from benchmarks.case import Case, Prepared
-from benchmarks.problem import CLASSES, EPS, SEED, SHAPE, STD, Problem, loss_of, problem, smoother_step, width_of
+from benchmarks.problem import (
+    CLASSES,
+    COMPILED,
+    EPS,
+    SEED,
+    SHAPE,
+    STD,
+    WIDTHS,
+    Problem,
+    loss_of,
+    problem,
+    smoother_step,
+    width_of,
+)
 from benchmarks.protocol import Agreement, Contender, Group, ours
+from tightrope.core.compiled import Compiled
 from tightrope.core.protocols import LossFn
 from tightrope.core.spec import Spec, margin_cross_entropy
 
@@ -29,6 +44,8 @@ BEST, BEST_PLAIN, BEST_EVOTORCH = "best chunk", "best plain", "best evotorch"
 
 # Where one step with the usual numbers would take minutes on a CPU. The memory cases take one step with many pairs.
 PAIRS = {"deeppoly": 8}
+SMALL = "mlp"  # where they take milliseconds, larger chunks pay, and so does compiling them
+SMALL_CHUNK = 64
 MEMORY_IMAGES = {"ibp": 64, "crown_ibp": 16, "deeppoly": 2}
 
 
@@ -38,7 +55,7 @@ class Options:
 
     device: str
     threads: int | None = None
-    networks: Sequence[str] = ("cnn3",)
+    networks: Sequence[str] = ("cnn3", SMALL)
     relaxations: Sequence[str] = ("ibp", "crown_ibp", "deeppoly")
     pairs: int | None = None
     images: int = 64
@@ -72,9 +89,10 @@ def prepare(case: Case) -> Prepared:
 
 
 def _speed(options: Options, network: str, relaxation: str) -> Group:
-    pairs = options.pairs or PAIRS.get(relaxation, 64)
+    small = network == SMALL
+    pairs = options.pairs or (64 if small else PAIRS.get(relaxation, 64))
     setting = _setting(options, network, relaxation, options.images) | {"pairs": pairs}
-    chunks = [size for size in options.chunks if size <= pairs]
+    chunks = [size for size in (*options.chunks, *[SMALL_CHUNK] * small) if size <= pairs]
     total = 2 * pairs * options.images
     passes = sorted({size for size in options.passes if total % size == 0 == size % options.images} | {total})
     smoothed = {f"chunk={size}": ours({"chunk": size}) for size in chunks}
@@ -85,16 +103,22 @@ def _speed(options: Options, network: str, relaxation: str) -> Group:
     families = {BEST: tuple(smoothed), BEST_PLAIN: tuple(plain), BEST_EVOTORCH: tuple(peers)}
     references = (BEST_PLAIN, LOOP, *([BEST_EVOTORCH] if peers else []))
     first, *others = smoothed
+    last = f"chunk={chunks[-1]}"
+    compiled = {last + COMPILED: ours({"chunk": chunks[-1], "compiled": True})}
+    if not small or setting["width"] < WIDTHS[SMALL]:
+        compiled = {}
     return Group(
         __name__,
         f"PGPE, {relaxation}, {_described(setting)}, {pairs} pairs",
         setting,
-        smoothed | {LOOP: Contender("plain PyTorch")} | plain | peers,
+        smoothed | compiled | {LOOP: Contender("plain PyTorch")} | plain | peers,
         total,
         "image evaluations/s",
-        tuple((BEST, over) for over in references) + tuple((name, BEST_PLAIN) for name in smoothed),
+        tuple((BEST, over) for over in references)
+        + tuple((name, BEST_PLAIN) for name in smoothed)
+        + tuple((name, last) for name in compiled),
         families,
-        tuple(Agreement("gradient", first, name, 1e-3) for name in others)
+        tuple(Agreement("gradient", first, name, 1e-3) for name in (*others, *compiled))
         + tuple(Agreement("loss", first, name) for name in (LOOP, *plain, *peers)),
     )
 
@@ -145,7 +169,11 @@ def _loss_of(made: Problem, relaxation: str, repeats: int = 1) -> tuple[LossFn, 
 
 def _smoother(made: Problem, setting: Mapping[str, Any]) -> Prepared:
     loss, net, params = _loss_of(made, setting["relaxation"])
-    return smoother_step(loss, net, params, setting["pairs"], setting["chunk"])
+    if not setting.get("compiled", False):
+        return smoother_step(loss, net, params, setting["pairs"], setting["chunk"])
+    prepared = smoother_step(Compiled(loss)(), net, params, setting["pairs"], setting["chunk"])
+    prepared.run()  # so that compiling counts as set-up
+    return prepared
 
 
 def _plain(made: Problem, setting: Mapping[str, Any]) -> Prepared:

@@ -25,8 +25,8 @@ SHAPE, CLASSES, EPS, STD, SEED = (1, 28, 28), 10, 0.1, 0.01, 0
 FUSED = "_fused"
 COMPILED = ", compiled"
 
-# Widths that the field uses; others are 16.
-WIDTHS = {"cnn7": 64}
+# Widths that the field uses, and for "mlp" that of a network small enough for large populations; others are 16.
+WIDTHS = {"cnn7": 64, "mlp": 12}
 
 
 class Problem(NamedTuple):
@@ -48,12 +48,12 @@ def problem(setting: Mapping[str, Any], batch: int) -> Problem:
     Weights and images are the same on every device, in every process.
 
     Args:
-        setting: ``network``, ``width`` and ``device``; ``depth`` (hidden layers) for the network "mlp".
+        setting: ``network``, ``width`` and ``device``; ``depth`` (hidden layers, 2 by default) for the network "mlp".
         batch: number of images.
     """
     network, device, width = setting["network"], setting["device"], setting["width"]
     if network == "mlp":
-        width = (width,) * setting["depth"]
+        width = (width,) * setting.get("depth", 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = registry.create("models", network, input_shape=SHAPE, num_classes=CLASSES, width=width)

@@ -87,7 +87,7 @@ def _against(group: Record, name: str, peer: str) -> str:
 
 def _population(record: Record) -> str:
     speeds = [group for group in record["groups"] if _ratio(group, BEST, BEST_PLAIN)]
-    peaks = {group["setting"]["relaxation"]: group for group in record["groups"] if group not in speeds}
+    peaks = {_kind(group): group for group in record["groups"] if group not in speeds}
     says = (
         f"PGPE, forward only ({_machine(record)}): throughput of the population, noise generation included, over that "
         "of as many images at unperturbed weights, each in the best number at once; and peak memory of a step with "
@@ -99,8 +99,12 @@ def _population(record: Record) -> str:
         name = setting["relaxation"]
         shape = f"{setting['network']}, {setting['pairs']} pairs, {setting['images']} images"
         throughput = f"{_ratio(group, BEST, BEST_PLAIN)['median']:.2f}"
-        rows.append([f"{TITLES.get(name, name)}, {shape}", throughput, _growth(peaks.get(name))])
+        rows.append([f"{TITLES.get(name, name)}, {shape}", throughput, _growth(peaks.get(_kind(group)))])
     return f"{_wrapped(says)}\n\n{_table(['', 'throughput', 'memory'], rows)}"
+
+
+def _kind(group: Record) -> tuple[str, str]:
+    return group["setting"]["network"], group["setting"]["relaxation"]
 
 
 def _growth(group: Record | None) -> str:

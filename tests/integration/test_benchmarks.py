@@ -72,9 +72,11 @@ def check_contender(row: dict[str, Any], repeats: int) -> None:
     check_summary(row["throughput"])
 
 
-def test_population_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["cnn3", "mlp"])
+def test_population_record(network: str, tmp_path: Path) -> None:
     sizes = ("--pairs", "2", "--images", "4", "--chunks", "1,2", "--passes", "4,8", "--width", "2")
-    record = run(tmp_path, "population", "--relaxations", "ibp", "--memory-pairs", "2,8", *sizes)
+    case = ("--networks", network, "--relaxations", "ibp", "--memory-pairs", "2,8")
+    record = run(tmp_path, "population", *case, *sizes)
     assert record["protocol"]["repeats"] >= 5
     speed, peak = record["groups"]
     rows = {row["name"]: row for row in speed["contenders"] if not row["library"].startswith("evotorch")}

@@ -104,13 +104,16 @@ def test_benchmark_tables_say_what_did_not_run(tmp_path: Path) -> None:
     write_record(tmp_path / "training-cpu.json", [group({"network": "cnn3", "batch": 8}, rows, [ratio])])
     ibp, tight = {"relaxation": "ibp"}, {"relaxation": "deeppoly"}
     groups = [group(sizes | ibp, {}, [speed]), group(sizes | tight, {}, [speed])]
-    groups += [group(ibp, {}, [peak]), group(tight, {"1024 pairs": {"status": "too slow"}}, [])]
+    small = {"network": "mlp", "pairs": 8, "images": 64}
+    groups += [group(sizes | ibp, {}, [peak]), group(sizes | tight, {"1024 pairs": {"status": "too slow"}}, [])]
+    groups += [group(small | ibp, {}, [speed])]
     write_record(tmp_path / "population-cpu.json", groups)
     text = readme.tables(tmp_path)
     cells = ("1,234 (1.24, failed)", "1,234 (not measured, not measured)", "does not fit (auto_LiRPA: too slow)")
     assert f"| cnn3, batch 8 | {' | '.join(cells)} |" in text
     assert "| IBP, cnn3, 8 pairs, 64 images | 0.88 | 1.00 (1024 pairs / 16 pairs) |" in text
     assert "| DeepPoly, cnn3, 8 pairs, 64 images | 0.88 | 1024 pairs: too slow |" in text
+    assert f"| IBP, mlp, 8 pairs, 64 images | 0.88 | {readme.NOTHING} |" in text
 
 
 def test_the_table_of_verification_counts_what_was_decided(tmp_path: Path) -> None:
