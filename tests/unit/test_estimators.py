@@ -16,6 +16,7 @@ from torch import Tensor
 from helpers import F64
 from tightrope.core import registry
 from tightrope.core.bounds import Metrics, Params
+from tightrope.core.noise import weight_noise
 from tightrope.core.protocols import GradEstimate, Losses, Smoother, SmootherState, Std
 from tightrope.core.ranks import ALONE, Ranks
 from tightrope.errors import InputError
@@ -139,6 +140,15 @@ def test_the_noise_of_a_pair_does_not_depend_on_how_pairs_are_cut(options: dict[
         for half, all_of in zip(draws.halves(pairs), whole, strict=True):
             for name in TRAINABLE:
                 assert torch.equal(half.noise[name], all_of.noise[name][pairs.start : pairs.stop])
+
+
+def test_one_pair_or_two_have_draws_of_their_own() -> None:
+    """So that a population of so few costs no more draws than it needs."""
+    std = {"w": 0.1, "b": 2.0}
+    noise = Draws(params(), std, 3).halves(range(2))[0].noise
+    for index in range(2):
+        alone = weight_noise(params(), std, 3, index)
+        assert all(torch.equal(noise[name][index], alone[name]) for name in TRAINABLE)
 
 
 def test_no_two_pairs_have_the_same_noise() -> None:
