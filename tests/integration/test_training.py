@@ -113,7 +113,8 @@ def test_the_loss_goes_down(method: str, smoother: str, tmp_path: Path) -> None:
     robust = {"surrogate_loss", "surrogate_accuracy"}
     for metrics in (run.epochs[-1].train, run.epochs[-1].validation):
         assert robust & set(metrics) == (set() if method == "standard" else robust)
-        if method not in {"edac", "trades"}:  # their points need not be worse: other weights, another objective
+        # Their points need not be worse: other weights, another objective, begun anywhere in a latent box.
+        if method not in {"edac", "trades", "taps", "staps"}:
             assert metrics.get("surrogate_accuracy", 0) <= metrics["natural_accuracy"]
 
 
