@@ -104,9 +104,8 @@ def _speed(options: Options, network: str, relaxation: str) -> Group:
     references = (BEST_PLAIN, LOOP, *([BEST_EVOTORCH] if peers else []))
     first, *others = smoothed
     last = f"chunk={chunks[-1]}"
-    compiled = {last + COMPILED: ours({"chunk": chunks[-1], "compiled": True})}
-    if not small or setting["width"] < WIDTHS[SMALL]:
-        compiled = {}
+    worth_it = small and setting["width"] >= WIDTHS[SMALL]
+    compiled = {last + COMPILED: ours({"chunk": chunks[-1], "compiled": True})} if worth_it else {}
     return Group(
         __name__,
         f"PGPE, {relaxation}, {_described(setting)}, {pairs} pairs",

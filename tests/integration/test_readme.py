@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks import readme
 from tightrope.experiments.suite import Cell, load_suite, settings_digest
 from tightrope.experiments.table import tables_of
 from tightrope.records.cell import read_cells
+from tightrope.records.intervals import paired
 from tightrope.reports.tables import markdown
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +68,29 @@ def test_every_table_of_an_experiment_is_from_a_record() -> None:
     for page in ("README.md", "docs/explanation/what-we-found.md"):
         rows = re.findall(r"^\| \S+ \| .* ± .* \|$", (ROOT / page).read_text(), re.M)
         assert all(row in written for row in rows), page
+
+
+def test_figures_of_equal_settings_are_those_of_the_records() -> None:
+    """What the two pages say of the estimators at 7 x 7: means, their intervals, and the paired differences."""
+    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split()).replace("\N{MINUS SIGN}", "-")
+    found: dict[tuple[str, str], list[float]] = {}
+    for cell in sorted(read_cells(ROOT / "results/paradox-mnist-7x7-estimators"), key=lambda cell: cell.seed):
+        found.setdefault((cell.relaxation, cell.smoother), []).append(100 * cell.certified)
+    for relaxation, title in (("ibp", "IBP"), ("deeppoly", "DeepPoly")):
+        each = [found[relaxation, smoother] for smoother in ("none", "rgs", "rgs-16", "pgpe")]
+        assert [len(values) for values in each] == [5] * 4
+        cells = [f"{mean(values):.1f} ± {(paired(values)[1] - paired(values)[0]) / 2:.1f}" for values in each]
+        assert f"| {title} | {' | '.join(cells)} |" in page
+    pgpe = found["deeppoly", "pgpe"]
+    for other in (("deeppoly", "none"), ("deeppoly", "rgs"), ("deeppoly", "rgs-16"), ("ibp", "pgpe")):
+        differences = [one - two for one, two in zip(pgpe, found[other], strict=True)]
+        low, high = paired(differences)
+        said = rf"{mean(differences):.1f}(?: points)?(?: \(|, ){low:.1f} to {high:.1f}\)"
+        assert re.search(said, page), (other, said)
+    plain, first_order, zeroth = (mean(found["deeppoly", smoother]) for smoother in ("none", "rgs", "pgpe"))
+    readme_text = " ".join(README.split())
+    assert f"DeepPoly certifies {plain:.1f} % with plain gradients, {first_order:.1f} % with RGS" in readme_text
+    assert f"and {zeroth:.1f} % with PGPE" in readme_text
 
 
 @pytest.mark.parametrize(

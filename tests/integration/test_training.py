@@ -92,7 +92,7 @@ METHODS = {
 SMOOTHERS = {
     "none": {"name": "none"},
     "rgs": {"name": "rgs", "std": 0.01, "pairs": 1},
-    "pgpe": {"name": "pgpe", "std": 0.05, "pairs": 16, "chunk": 16},
+    "pgpe": {"name": "pgpe", "std": 0.05, "pairs": 64, "chunk": 64},
     "hybrid": {"name": "hybrid", "std": 0.02, "pairs": 2, "chunk": 2},
 }
 
@@ -113,8 +113,7 @@ def test_the_loss_goes_down(method: str, smoother: str, tmp_path: Path) -> None:
     robust = {"surrogate_loss", "surrogate_accuracy"}
     for metrics in (run.epochs[-1].train, run.epochs[-1].validation):
         assert robust & set(metrics) == (set() if method == "standard" else robust)
-        # Their points need not be worse: other weights, another objective, begun anywhere in a latent box.
-        if method not in {"edac", "trades", "taps", "staps"}:
+        if method not in {"edac", "trades"}:  # their points need not be worse: other weights, another objective
             assert metrics.get("surrogate_accuracy", 0) <= metrics["natural_accuracy"]
 
 
