@@ -47,6 +47,7 @@ SMOOTHERS: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
     "rgs": {"name": "rgs", "std": 0.01, "pairs": 2, "chunk": 2},
     "pgpe": {"name": "pgpe", "std": 0.05, "pairs": 5, "chunk": 4, "adapt": 0.01},
+    "pgpe, then none": {"name": "pgpe", "std": 0.05, "pairs": 5, "chunk": 4, "epochs": 1},
     "hybrid": {"name": "hybrid", "std": 0.05, "pairs": 4, "chunk": 4, "shrink": True},
 }
 STEPS = 10

@@ -137,12 +137,16 @@ def test_a_shorter_run_goes_through_the_same_schedule() -> None:
         expected = (config.eps.finish, *config.optimizer.milestones, config.average.begin)
         assert [time / epochs for time in times] == pytest.approx([time / 70 for time in expected])
     assert shortened(config, 70) == config
+    smoothed = load_config("digits/mlp-deeppoly-pgpe", ["train.epochs=4", "smoother.epochs=3"])[1]
+    assert shortened(smoothed, 8).smoother.epochs == 6
 
 
 def test_what_a_cell_costs() -> None:
     suite = suite_of()
     costs = {cell.smoother: evaluations_of(config_of(suite, cell, ())) for cell in cells(suite) if cell.start != "warm"}
     assert costs == {"none": 4, "rgs": 8}
+    half = config_of(suite, next(cell for cell in cells(suite) if cell.smoother == "rgs"), ("smoother.epochs=1",))
+    assert evaluations_of(half) == 6
 
 
 @pytest.mark.parametrize(

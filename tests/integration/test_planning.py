@@ -20,7 +20,7 @@ from tightrope.experiments import run as running
 from tightrope.experiments.build import build_job, build_plugins
 from tightrope.experiments.load import load_config
 from tightrope.experiments.run import read_started
-from tightrope.records.run import EpochRecord, Plan, RunRecord
+from tightrope.records.run import EpochRecord, Plan, RunRecord, Trial
 from tightrope.smoothers import _population
 from tightrope.smoothers._population import evaluate_members
 from tightrope.training import calibration, loop
@@ -122,6 +122,21 @@ def test_a_plan_is_complete(smoother: str) -> None:
     assert (found.pairs, found.chunk is None) == ((None, True) if smoother == "none" else (PAIRS, False))
     assert max(trial.batch for trial in found.trials) == 24
     assert Plan.model_validate_json(found.model_dump_json()) == found
+
+
+def test_epochs_without_smoothing_are_planned_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole run is as long, and a step as large, as the two kinds of steps say: here one epoch and two."""
+
+    def measured(job: Job, batch: int, pairs: int, chunk: int) -> Trial:
+        plain = not isinstance(job.smoother, _population.Population)
+        seconds = batch / 24 * (1 if plain else pairs)
+        return Trial(batch=batch, pairs=pairs, chunk=chunk, seconds=seconds, peak_memory=500 if plain else 20)
+
+    monkeypatch.setattr(calibration, "measured", measured)
+    found = calibration.plan(job_of("pgpe", epochs=1), GIB, images=96, validation=0)
+    assert (found.seconds_per_step, found.seconds_per_epoch) == pytest.approx((PAIRS, 4 * PAIRS))
+    assert found.seconds == pytest.approx(4 * PAIRS + 2 * 4)
+    assert found.peak_memory == 500
 
 
 @each_population

@@ -44,7 +44,7 @@ BASE: dict[str, Any] = {
 SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rgs": {"smoother": {"name": "rgs", "std": 0.01, "pairs": 2}},
-    "pgpe": {"smoother": {"name": "pgpe", "std": 0.05, "pairs": 4, "chunk": 4}},
+    "pgpe": {"smoother": {"name": "pgpe", "std": 0.05, "pairs": 4, "chunk": 4, "epochs": 2.5}},
     "adapted": {
         "optimizer": {"name": "clipup", "lr": 0.02},
         "smoother": {"name": "pgpe", "std": 0.05, "pairs": 4, "chunk": 4, "adapt": 0.1, "std_schedule": "cosine"},

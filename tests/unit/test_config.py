@@ -153,6 +153,8 @@ def test_required_sections_are_named(section: str) -> None:
         ("eps__finish", -1),
         ("smoother__std", -0.1),
         ("smoother__std", math.nan),
+        ("smoother__epochs", 0),
+        ("smoother__epochs", math.inf),
         ("model__init", "zero"),
         ("threads", 0),
         ("seed", -1),
@@ -235,6 +237,13 @@ def test_noise_without_a_smoother_is_refused() -> None:
     (found,) = problems(smoother__std=0.1)
     assert found.startswith("smoother")
     assert "std" in found
+
+
+def test_smoothed_epochs_need_a_smoother_and_a_run_as_long() -> None:
+    (found,) = problems(smoother__epochs=1)
+    assert found.startswith("smoother: ")
+    (found,) = problems(smoother={"name": "rgs", "std": 0.1, "epochs": 3.5}, train__epochs=3)
+    assert "smoother.epochs = 3.5 is more than train.epochs = 3" in found
 
 
 def test_pgpe_without_noise_is_refused_when_built() -> None:

@@ -160,6 +160,23 @@ def test_the_std_follows_its_schedule(schedule: str, expected: list[float]) -> N
     assert [job.std(epoch) for epoch in (0, 2, 4)] == pytest.approx(expected)
 
 
+def test_after_its_epochs_a_smoother_gives_way_to_plain_gradients() -> None:
+    """Of 12 steps, 3 an epoch, 5 begin within the first 1.5 epochs."""
+    smoother = {"name": "pgpe", "std": 0.4, "std_schedule": "cosine", "std_floor": 0.25, "pairs": 3}
+    sgd = {"name": "sgd", "lr": 0.02}  # without memory of the steps before
+    job, plain = job_of(smoother | {"epochs": 1.5}, optimizer=sgd), job_of({"name": "none"}, optimizer=sgd)
+    assert [job.std_at(step) for step in (0, 5, 11)] == [0.4, 0.0, 0.0]
+    assert job.std_at(4) == pytest.approx(0.4 * 0.25 + 0.4 * 0.75 * (1 + math.cos(math.pi * 4 / 4.5)) / 2)
+    assert [job.evaluations(steps) for steps in (4, 5, 6, 12)] == [24, 30, 31, 37]
+    state, other = job.new_state(), plain.new_state()
+    for step in range(7):
+        for name, weight in state.params.items():
+            other.params[name].copy_(weight)
+        train_step(job, state)
+        train_step(plain, other)
+        assert all(torch.equal(state.params[name], other.params[name]) for name in state.params) == (step >= 5)
+
+
 def test_cosine_and_proportional() -> None:
     fade = Cosine(2.0, 1.0, begin=1, finish=3)
     assert [fade(x) for x in (0, 1, 2, 3, 9)] == pytest.approx([2, 2, 1.5, 1, 1])
@@ -278,7 +295,7 @@ def test_a_loss_without_gradient_is_refused_when_it_would_be_differentiated(
     object.__setattr__(plugins, "method", Flat())
     if smoother == "pgpe":
         train_step(job := build_job(config, plugins, data_dir=None), job.new_state())
-        return
+        config = load_config(SETTINGS | {"smoother": options | {"epochs": 2}})[1]
     with pytest.raises(InputError, match=r"has no gradient.*'pgpe'"):
         build_job(config, plugins, data_dir=None)
 

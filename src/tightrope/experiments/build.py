@@ -137,6 +137,7 @@ def build_job(
         eps=ramp,
         lr=lr,
         std=_std(config, ramp, lr),
+        smoothed_epochs=config.smoothed_epochs,
         eps_test=config.eps.value(config.eps.target),
         eps_ramp_end=eps,
         epochs=config.train.epochs,
@@ -205,14 +206,14 @@ def _optimizer(config: RunConfig) -> Callable[[list[Tensor]], torch.optim.Optimi
 
 
 def _std(config: RunConfig, eps: Schedule, lr: Schedule) -> Schedule:
-    """The std by epoch, in units of ``std_mode``."""
+    """The std by epoch while the run is smoothed, in units of ``std_mode``."""
     settings = config.smoother
     if settings.std_schedule == "lr":
         return Proportional(settings.std, lr, config.optimizer.lr, settings.std_floor)
     if settings.std_schedule == "eps" and (radius := config.eps.value(config.eps.train)) > 0:
         return Proportional(settings.std, eps, radius, settings.std_floor)
     if settings.std_schedule == "cosine":
-        return Cosine(settings.std, settings.std * settings.std_floor, 0.0, float(config.train.epochs))
+        return Cosine(settings.std, settings.std * settings.std_floor, 0.0, config.smoothed_epochs)
     return Constant(settings.std)
 
 

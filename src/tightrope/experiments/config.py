@@ -151,7 +151,8 @@ class Smoother(_Plugin):
         std_mode: ``absolute``; ``weight``, a share of the root mean square of the layer's weights; ``fan_in``, divided
             by the root of the number of inputs of a neuron.
         std_schedule: ``constant``; ``lr`` and ``eps`` follow the learning rate and the radius; ``cosine`` falls over
-            the run.
+            the run, or over ``epochs``.
+        epochs: the run is smoothed so long, and then goes on with plain gradients; None for all of it.
         std_floor: share of the std below which no schedule goes.
         biases, normalisation: whether biases, and scale and shift of normalisations, get noise.
         parts: disjoint parts of a mini-batch over which the members are spread; 1 lets all see the whole.
@@ -162,6 +163,7 @@ class Smoother(_Plugin):
     std: NonNegative = 0.0
     std_mode: Unit = "absolute"
     std_schedule: Literal["constant", "lr", "eps", "cosine"] = "constant"
+    epochs: Positive | None = None
     std_floor: Annotated[float, Field(gt=0, le=1)] = 0.1
     biases: bool = True
     normalisation: bool = True
@@ -175,6 +177,8 @@ class Smoother(_Plugin):
             raise ValueError(f"{self.name!r} needs a std > 0")
         if self.name == "none" and self.std > 0:
             raise ValueError("the smoother 'none' adds no noise; choose another, or leave std out")
+        if self.name == "none" and self.epochs is not None:
+            raise ValueError("the smoother 'none' smooths no epochs; choose another, or leave epochs out")
         if isinstance(built, Population) and built.pairs % self.parts:
             raise ValueError(f"pairs = {built.pairs} cannot be spread evenly over parts = {self.parts}")
         return self
@@ -315,6 +319,11 @@ class RunConfig(_Section):
     average: Average = Average()
     train: Train
 
+    @property
+    def smoothed_epochs(self) -> float:
+        """How many, from the first, the smoother estimates the gradients of."""
+        return float(self.train.epochs) if self.smoother.epochs is None else self.smoother.epochs
+
     @model_validator(mode="after")
     def _fits(self) -> RunConfig:
         if self.train.select == "best" and self.data.validation == 0:
@@ -323,6 +332,11 @@ class RunConfig(_Section):
             raise ValueError(
                 f"average.begin = {self.average.begin:g} lies after the last of {self.train.epochs} epochs; no weights "
                 "would be averaged"
+            )
+        if self.smoother.epochs is not None and self.smoother.epochs > self.train.epochs:
+            raise ValueError(
+                f"smoother.epochs = {self.smoother.epochs:g} is more than train.epochs = {self.train.epochs}; leave it "
+                "out to smooth the whole run"
             )
         return self
 

@@ -205,7 +205,7 @@ class Experiment:
             unknown=found.unknown / found.count,
             weights=run.record.weights,
             weights_sha256=run.record.weights_sha256,
-            evaluations=run.record.steps * smoother.evaluations,
+            evaluations=evaluations_of(config),
             differentiated=smoother.needs_gradient,
             train_seconds=run.record.seconds,
             certify_seconds=round(time.monotonic() - start, 3),

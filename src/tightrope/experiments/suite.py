@@ -255,6 +255,7 @@ def shortened(config: RunConfig, epochs: int) -> RunConfig:
     milestones = tuple(scaled(epoch) for epoch in config.optimizer.milestones)
     changed: dict[str, dict[str, Any]] = {
         "train": {"epochs": epochs},
+        "smoother": {} if config.smoother.epochs is None else {"epochs": scaled(config.smoother.epochs)},
         "eps": {"begin": scaled(config.eps.begin), "finish": scaled(config.eps.finish)},
         "optimizer": {"milestones": milestones},
         "average": {"begin": scaled(config.average.begin)},
@@ -287,9 +288,10 @@ def evaluations_of(config: RunConfig) -> int:
     images, _ = split_sizes(config)
     if images is None:
         raise ConfigError(["data.train is required: what a cell costs depends on it"], "run")
-    steps = math.ceil(images / config.train.batch_size) * config.train.epochs
+    per_epoch = math.ceil(images / config.train.batch_size)
+    smoothed = math.ceil(config.smoothed_epochs * per_epoch)
     evaluations: int = build_plugins(config).smoother.evaluations
-    return steps * evaluations
+    return smoothed * evaluations + config.train.epochs * per_epoch - smoothed
 
 
 def _root() -> Traversable:

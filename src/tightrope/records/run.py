@@ -95,7 +95,7 @@ class Plan(_Record):
         chunk: pairs evaluated at once; None without a population.
         peak_memory: bytes that a step needs beyond weights and data.
         images: of the training split; None if it is not known.
-        steps_per_epoch, seconds_per_epoch, seconds: of an epoch, validation included, and of the run; None with
+        steps_per_epoch, seconds_per_epoch, seconds: of the first epoch, validation included, and of the run; None with
             ``images``.
         trials: what was measured.
         threads: of torch, on which it was measured; None in older records.

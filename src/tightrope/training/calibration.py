@@ -15,10 +15,11 @@ from tightrope.core.ranks import ALONE
 from tightrope.data._loader import Samples, subset
 from tightrope.records.run import Plan, Trial
 from tightrope.runtime.memory import peak_memory, return_freed_memory
-from tightrope.runtime.planner import forecast, powers_of_two
+from tightrope.runtime.planner import Forecast, forecast, powers_of_two
 from tightrope.runtime.timing import median_seconds
 from tightrope.schedules import Constant
 from tightrope.smoothers._population import Population, resized
+from tightrope.smoothers.none import Unsmoothed
 from tightrope.training.job import Job
 from tightrope.training.loop import evaluate, train_step
 
@@ -31,7 +32,7 @@ NEVER_FITS = 2**62  # bytes
 def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
     """Predict memory and time of a job on its device, and choose the chunk where the smoother leaves it to us.
 
-    Measured is the first step, penalties of the ramp included.
+    Measured is the first step, penalties of the ramp included, and a step that is not smoothed, if there are such.
 
     Args:
         job: what to train; as many images as a batch has suffice.
@@ -51,11 +52,14 @@ def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
     chunks = _chunks(population)
     wake(job, min(2, chunks[-1]))
     found = forecast(lambda *size: measured(job, *size), batch=batch, pairs=pairs, chunks=chunks, budget=budget)
+    smoothed = min(1.0, job.smoothed_epochs / job.epochs)
+    plain = found if smoothed == 1 else _unsmoothed(job, batch, budget)
     steps = None if images is None else math.ceil(images / job.batch_size)
     largest = max(trial.batch for trial in found.trials)
     check = _seconds_per_image(job, subset(job.train, largest)) * validation
     return_freed_memory()
     epoch = None if steps is None else steps * found.seconds + check
+    step = smoothed * found.seconds + (1 - smoothed) * plain.seconds
     return Plan(
         device=_device(job).type,
         memory_budget=budget,
@@ -64,15 +68,20 @@ def plan(job: Job, budget: int, *, images: int | None, validation: int) -> Plan:
         pairs=pairs if population else None,
         chunk=found.chunk if population else None,
         seconds_per_step=found.seconds,
-        peak_memory=found.peak_memory,
+        peak_memory=max(found.peak_memory, plain.peak_memory),
         images=images,
         steps_per_epoch=steps,
         seconds_per_epoch=epoch,
         epochs=job.epochs,
-        seconds=None if epoch is None else epoch * job.epochs,
+        seconds=None if steps is None else job.epochs * (steps * step + check),
         trials=found.trials,
         threads=torch.get_num_threads(),
     )
+
+
+def _unsmoothed(job: Job, batch: int, budget: int) -> Forecast:
+    plain = replace(job, smoother=Unsmoothed())
+    return forecast(lambda *size: measured(plain, *size), batch=batch, pairs=1, chunks=(1,), budget=budget)
 
 
 def fastest_threads(job: Job) -> int:

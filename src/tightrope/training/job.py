@@ -21,6 +21,7 @@ from tightrope.data._loader import Samples
 from tightrope.methods._regularizers import Penalty
 from tightrope.schedules import Schedule
 from tightrope.smoothers._population import Population, at_once
+from tightrope.smoothers.none import Unsmoothed
 from tightrope.training.accumulation import accumulated, pieces
 from tightrope.training.averaging import Averaging
 from tightrope.training.noise_policy import NoisePolicy
@@ -35,10 +36,12 @@ class Job:
         params: the initial weights.
         make_spec: from labels to the property that each sample should have.
         eps: training radius, input units.
+        std: of the smoother's noise, while it is in use.
         eps_test: radius of the validation surrogate.
         clip_norm: largest gradient norm; 0 for no clipping.
         flip, pad: augmentation by mirroring and by shifts of up to ``pad`` pixels.
         accumulate: pieces that the loss of a batch is computed in, one after the other.
+        smoothed_epochs: that the smoother is in use; plain gradients follow.
         averaging: of the weights on the way; the run then ends with the average.
         exact_statistics: recompute batch statistics over the training split after every epoch.
         select: end with the epoch of smallest validation loss.
@@ -73,6 +76,7 @@ class Job:
     pad: int
     seed: int
     accumulate: int = 1
+    smoothed_epochs: float = math.inf
     averaging: Averaging | None = None
     exact_statistics: bool = False
     select: bool = False
@@ -94,6 +98,24 @@ class Job:
     def steps(self) -> int:
         """Of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def smoothed_steps(self) -> int:
+        """Those that the smoother is in use."""
+        return math.ceil(min(self.smoothed_epochs, self.epochs) * self.steps_per_epoch)
+
+    def smoother_at(self, step: int) -> Smoother:
+        """What estimates the gradient of a step."""
+        return self.smoother if step < self.smoothed_steps else Unsmoothed()
+
+    def std_at(self, step: int) -> float:
+        """The std of a step; 0 where it is not smoothed any more."""
+        return self.std(step / self.steps_per_epoch) if step < self.smoothed_steps else 0.0
+
+    def evaluations(self, steps: int) -> int:
+        """Losses of a mini-batch that so many steps from the first evaluate."""
+        smoothed = min(steps, self.smoothed_steps)
+        return smoothed * self.smoother.evaluations + (steps - smoothed) * Unsmoothed().evaluations
 
     def fading(self, radius: float) -> float:
         """How much of the ramp is left at a radius: 1 at its start, 0 from its end on."""

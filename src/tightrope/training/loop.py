@@ -127,8 +127,9 @@ def _attempt(job: Job, state: State) -> _Found | None:
 
 
 def _shrink(job: Job, state: State) -> None:
-    if state.chunk is None or state.chunk == 1:
-        chunk = "" if state.chunk is None else ", even one pair at a time"
+    alone = not isinstance(job.smoother_at(state.step), Population)
+    if alone or state.chunk is None or state.chunk == 1:
+        chunk = "" if alone else ", even one pair at a time"
         raise OutOfMemoryError(
             f"The GPU's memory does not suffice for step {state.step}{chunk}. Start a run with a smaller "
             "train.batch_size, a smaller network or a looser relaxation; tightrope plan says beforehand what fits."
@@ -145,7 +146,7 @@ def _gradient(job: Job, state: State) -> _Found:
     batch = _batch(job, epoch, index, device, generator)
     radius = job.eps(position)
     eps = _radius(radius, device)
-    std = job.noise.std(job.std(position), job.network, state.params)
+    std = job.noise.std(job.std_at(state.step), job.network, state.params)
     losses = _losses(job, state.step, batch, radius, generator)
     estimate = _estimate(job, state, losses, batch.x.shape[0], std, generator)
     grad, metrics = dict(estimate.grad), {"loss": estimate.value, **estimate.metrics}
@@ -164,7 +165,7 @@ def _losses(job: Job, step: int, batch: Batch, radius: float, generator: torch.G
         length = max(1, size // job.parts)
         ranges = [range(start, start + length) for start in range(0, length * min(job.parts, size), length)]
     else:
-        ranges = [_own_images(job, size)]
+        ranges = [_own_images(job, step, size)]
         if len(ranges[0]) < size:
             generator = derived_generator(generator.device, job.seed, "images", step, job.ranks.rank)
     parts = [batch if len(each) == size else _images(batch, each) for each in ranges]
@@ -179,9 +180,9 @@ def _loss(job: Job, batch: Batch, radius: float, generator: torch.Generator) -> 
     return job.loss_at(batch, eps, draws)
 
 
-def _own_images(job: Job, size: int) -> range:
+def _own_images(job: Job, step: int, size: int) -> range:
     """All, unless the processes share the images and there are enough of them."""
-    shared = not job.smoother.shares_pairs and size >= job.ranks.size
+    shared = not job.smoother_at(step).shares_pairs and size >= job.ranks.size
     return job.ranks.share(size) if shared else range(size)
 
 
@@ -192,14 +193,14 @@ def _images(batch: Batch, chosen: range) -> Batch:
 
 def _estimate(job: Job, state: State, losses: Losses, size: int, std: Std, generator: torch.Generator) -> GradEstimate:
     """The smoother's estimate over all processes, which get the same."""
-    smoother = job.smoother
+    smoother = job.smoother_at(state.step)
     if isinstance(smoother, Population) and state.chunk is not None:
         smoother = resized(smoother, smoother.pairs, state.chunk)
     ranks = job.ranks if smoother.shares_pairs else ALONE
     estimate = smoother.estimate(losses, state.params, state.smoother, std=std, generator=generator, ranks=ranks)
     if job.ranks.size == 1 or smoother.shares_pairs or job.parts > 1:
         return estimate
-    share = len(_own_images(job, size)) / size
+    share = len(_own_images(job, state.step, size)) / size
     return _averaged(estimate, share if share < 1 else 1.0 / job.ranks.size, job.ranks)
 
 
@@ -250,7 +251,7 @@ def check_smoother(job: Job) -> None:
             f"smoother.pairs = {job.smoother.pairs} cannot be shared by {job.ranks.size} processes; use more pairs, or "
             "fewer processes."
         )
-    if not job.smoother.needs_gradient:
+    if not (job.smoother.needs_gradient or job.smoothed_steps < job.steps):
         return
     device = next(iter(job.params.values())).device
     batch, eps = _to_batch(job, part_of(job.train, 0, 1), device), _radius(job.eps_test, device)
@@ -259,8 +260,9 @@ def check_smoother(job: Job) -> None:
     value, _ = job.method.loss(job.network, {**job.params, **leaves}, batch, eps, draws)
     if not value.requires_grad:
         raise InputError(
-            "The loss of this method has no gradient with respect to the weights, which the chosen smoother needs. "
-            "Use smoother.name = 'pgpe', which needs loss values alone, or another relaxation."
+            "The loss of this method has no gradient with respect to the weights, which the chosen smoother needs, and "
+            "so do epochs that are not smoothed. Use smoother.name = 'pgpe', which needs loss values alone, without "
+            "smoother.epochs, or another relaxation."
         )
 
 
@@ -384,17 +386,17 @@ def _close_epoch(job: Job, state: State) -> EpochRecord:
         seconds=round(state.seconds, 3),
         lr=job.lr(last),
         eps=job.eps(last),
-        std=job.std(last),
-        train=_with_derived(job, state.meter.means()),
+        std=job.std_at(state.step - 1),
+        train=_with_derived(job, state),
         validation=validation,
-        evaluations=state.step * job.smoother.evaluations,
+        evaluations=job.evaluations(state.step),
     )
     state.meter = Meter()
     return record
 
 
-def _with_derived(job: Job, means: dict[str, float]) -> dict[str, float]:
-    pairs = job.smoother.pairs if isinstance(job.smoother, Population) else 1
+def _with_derived(job: Job, state: State) -> dict[str, float]:
+    pairs, means = job.smoother.pairs if isinstance(job.smoother, Population) else 1, state.meter.means()
     return means | diagnostics.derived(means, pairs)
 
 
