@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from tightrope.cli.main import app
 from tightrope.data.digits import Digits
 from tightrope.errors import ConfigError, CorruptDataError, InputError, MissingDataError, UnknownNameError
 from tightrope.experiments import experiment as running
+from tightrope.experiments.api import fit
 from tightrope.experiments.experiment import Budget, Experiment, smaller
 from tightrope.experiments.load import load_config, presets
 from tightrope.experiments.suite import (
+    Cell,
     Suite,
     cells,
     config_of,
@@ -25,7 +28,9 @@ from tightrope.experiments.suite import (
     evaluations_of,
     load_suite,
     overrides_of,
+    settings_digest,
     shortened,
+    source_of,
     suites,
     trials,
 )
@@ -226,6 +231,36 @@ def test_a_warm_start_begins_where_the_plain_loose_cell_of_its_seed_ended(finish
     assert (tmp_path / "scratch" / "none-ibp" / "seed-0" / "cell.json").is_file()
 
 
+def test_a_start_can_take_the_weights_of_smoothed_cells_of_its_own_relaxation(tmp_path: Path) -> None:
+    """What began there is no plain network, though it goes on with plain gradients."""
+    after = {"set": ["train.epochs=1"], "smoothers": ["none"]}
+    suite = suite_of(starts={"scratch": [], "after-none": after, "after-rgs": {**after, "smoother": "rgs"}})
+    made = [cell for cell in cells(suite) if cell.start == "after-rgs"]
+    assert [(cell.smoother, cell.relaxation) for cell in made] == [("none", "ibp"), ("none", "deeppoly")]
+    assert source_of(suite, made[1]) == Cell("scratch", "rgs", "deeppoly", 0)
+    assert settings_digest(suite, made[1]) != settings_digest(suite, made[1]._replace(start="after-none"))
+    alone = experiment(tmp_path, suite)
+    alone._deadline, alone._evaluations = math.inf, math.inf
+    record = alone._final(made[1])
+    assert (record.source, record.evaluations) == (("rgs", "deeppoly"), 2)
+    source = CellRecord.read(tmp_path / "scratch" / "rgs-deeppoly" / "seed-0" / "cell.json")
+    begun = fit(
+        config_of(suite, made[1], ()),
+        out=tmp_path / "again",
+        init_from=tmp_path / "scratch" / "rgs-deeppoly" / "seed-0",
+    )
+    assert begun.record.weights_sha256 == record.weights_sha256 != source.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("start", "match"),
+    [({"smoother": "pgpe"}, "'pgpe'"), ({"smoothers": ["pgpe"]}, "'pgpe'"), ({"relaxation": "x"}, "'x'")],
+)
+def test_a_start_from_what_the_suite_does_not_have_is_refused(start: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValidationError, match=rf"starts\.other names {match}"):
+        suite_of(starts={"scratch": [], "other": start})
+
+
 def test_a_budget_of_evaluations_is_kept_and_the_rest_goes_on_later(finished: Path, tmp_path: Path) -> None:
     suite = suite_of(starts={"scratch": []})
     total = len(list(cells(suite)))
@@ -300,11 +335,13 @@ def test_budgets_that_are_none(text: str) -> None:
 # -------------------------------------------------------------------------------------------------- what it shows
 
 
-def record(smoother: str, relaxation: str, seed: int, certified: float, start: str = "scratch") -> CellRecord:
+def record(
+    smoother: str, relaxation: str, seed: int, certified: float, start: str = "scratch", source: tuple[str, ...] = ()
+) -> CellRecord:
     facts = {"suite": "s", "overrides": (), "split": "test", "images": 100, "eps": "0.1", "natural": 0.9}
     facts |= {"adversarial": 0.8, "unknown": 0.0, "weights": 1, "weights_sha256": "", "evaluations": 1}
     facts |= {"differentiated": True, "train_seconds": 1.0, "certify_seconds": 1.0, "certified": certified}
-    return CellRecord(start=start, smoother=smoother, relaxation=relaxation, seed=seed, **facts)
+    return CellRecord(start=start, smoother=smoother, relaxation=relaxation, seed=seed, source=source, **facts)
 
 
 def test_an_order_is_claimed_only_where_the_interval_excludes_0() -> None:
@@ -329,6 +366,18 @@ def test_what_is_compared() -> None:
     assert ("slope rule - adaptive", ("scratch", "rgs", "deeppoly-soft"), ("scratch", "rgs", "deeppoly")) in asked
     assert ("warm - control", ("warm", "none", "deeppoly"), ("warm", "none", "ibp")) in asked
     assert ("smoothed DeepPoly - best plain", ("scratch", "rgs", "deeppoly"), ("scratch", "none", "deeppoly")) in asked
+
+
+def test_what_started_from_smoothed_weights_is_no_plain_network() -> None:
+    """It is compared with what started from plain ones, and, as smoothed, with the best plain network."""
+    found = [record("none", "deeppoly", 0, 0.3), record("pgpe", "deeppoly", 0, 0.4)]
+    found += [record("none", "deeppoly", 0, 0.35, "after-none", ("none", "deeppoly"))]
+    found += [record("none", "deeppoly", 0, 0.5, "after-pgpe", ("pgpe", "deeppoly"))]
+    after = {each.question: each.other for each in comparisons(found) if each.one[0] == "after-pgpe"}
+    control = ("after-none", "none", "deeppoly")
+    assert after["smoothed - plain start"] == after["smoothed DeepPoly - best plain"] == control
+    assert after["warm - scratch"] == ("scratch", "none", "deeppoly")
+    assert all(each.question != "smoothed - plain start" for each in comparisons(found) if each.one[0] != "after-pgpe")
 
 
 def test_rows_are_means_over_seeds() -> None:

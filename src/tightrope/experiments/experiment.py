@@ -17,8 +17,6 @@ from tightrope.experiments.build import build_plugins
 from tightrope.experiments.config import RunConfig
 from tightrope.experiments.run import Run
 from tightrope.experiments.suite import (
-    LOOSE,
-    PLAIN,
     SCRATCH,
     Cell,
     Overrides,
@@ -29,6 +27,7 @@ from tightrope.experiments.suite import (
     evaluations_of,
     overrides_of,
     settings_digest,
+    source_of,
     trials,
 )
 from tightrope.records.cell import CellRecord
@@ -167,13 +166,13 @@ class Experiment:
         begun = (folder / "record.json").is_file()
         if not begun:
             self._pay(evaluations_of(config))
-        source = None
-        if cell.start != SCRATCH and not begun:
-            source = self.out / Cell(SCRATCH, PLAIN, LOOSE, cell.seed).folder
-            self._final(Cell(SCRATCH, PLAIN, LOOSE, cell.seed))
+        source = None if begun else source_of(self.suite, cell)
+        if source is not None:
+            self._final(source)
         watcher = _Deadline(self.watch(str(cell.folder)), self._deadline)
         try:
-            return fit(config, out=folder, data_dir=self.data_dir, init_from=source, resume=begun, watcher=watcher)
+            weights = None if source is None else self.out / source.folder
+            return fit(config, out=folder, data_dir=self.data_dir, init_from=weights, resume=begun, watcher=watcher)
         except KeyboardInterrupt:
             if watcher.passed:
                 raise BudgetSpentError from None
@@ -191,10 +190,11 @@ class Experiment:
         start = time.monotonic()
         timeout = self.suite.certify.timeout
         found = certify(run, samples, count=count, out=out, complete=True, timeout=timeout)
-        smoother = build_plugins(config).smoother
+        smoother, source = build_plugins(config).smoother, source_of(self.suite, cell)
         return CellRecord(
             suite=self.name,
             **cell._asdict(),
+            source=() if source is None else (source.smoother, source.relaxation),
             overrides=overrides,
             split=split,
             images=found.count,

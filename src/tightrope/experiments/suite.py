@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tightrope.errors import ConfigError, MissingDataError, UnknownNameError
 from tightrope.experiments.build import build_plugins
@@ -88,14 +88,34 @@ class Variant(_Section):
     note: str = ""
 
 
+class Start(_Section):
+    """What cells start from: the weights of other cells of their seed, which start from scratch.
+
+    Attributes:
+        smoother, relaxation: that those are trained with; an empty relaxation is the one of the cell itself.
+        set: what the start changes.
+        smoothers: those that it is run with; none for all.
+    """
+
+    smoother: str = PLAIN
+    relaxation: str = ""
+    set: Overrides = ()
+    smoothers: tuple[str, ...] = ()
+
+
+def _start(value: Any) -> Any:
+    """Overrides alone are a start from the plain network of the loose relaxation."""
+    return value if isinstance(value, Mapping | Start) else {"relaxation": LOOSE, "set": value}
+
+
 class Suite(_Section):
     """An experiment.
 
     Attributes:
         seeds: of the final cells: initial weights, order of the images and noise are the same in all cells of a seed.
         run: settings of every cell, as of a training run.
-        smoothers, relaxations, starts: the axes: by name what each changes. A start other than ``scratch`` takes the
-            weights of the plain IBP cell of its seed; its control of equal cost is itself with IBP.
+        smoothers, relaxations, starts: the axes: by name what each changes. A start other than ``scratch`` that says no
+            more takes the weights of the plain IBP cell of its seed; its control of equal cost is itself with IBP.
         variants: one more axis, of whatever the suite compares.
         baseline: the variant that others are compared with.
         first: relaxations whose cells come before all others.
@@ -108,7 +128,7 @@ class Suite(_Section):
     run: dict[str, Any]
     smoothers: dict[str, Overrides] = FIXED
     relaxations: dict[str, Overrides] = FIXED
-    starts: dict[str, Overrides] = {SCRATCH: ()}
+    starts: dict[str, Annotated[Start, BeforeValidator(_start)]] = {SCRATCH: Start()}
     variants: dict[str, Variant] = {"": Variant()}
     baseline: str = ""
     first: tuple[str, ...] = (LOOSE, "deeppoly")
@@ -126,6 +146,11 @@ class Suite(_Section):
         for name, variant in self.variants.items():
             if unknown := sorted(set(variant.smoothers) - set(self.smoothers)):
                 raise ValueError(f"variants.{name} names {unknown[0]!r}, which is no smoother of the suite")
+        for name, start in self.starts.items():
+            if unknown := sorted({start.smoother, *start.smoothers} - set(self.smoothers) - {PLAIN}):
+                raise ValueError(f"starts.{name} names {unknown[0]!r}, which is no smoother of the suite")
+            if start.relaxation and start.relaxation not in {LOOSE, *self.relaxations}:
+                raise ValueError(f"starts.{name} names {start.relaxation!r}, which is no relaxation of the suite")
         for key, names in (("baseline", (self.baseline,)), ("last", self.last)):
             if unknown := sorted(set(names) - set(self.variants)):
                 raise ValueError(f"{key} names {unknown[0]!r}, which is no variant of the suite")
@@ -190,8 +215,17 @@ def cells(suite: Suite) -> Iterator[Cell]:
     groups = product(suite.starts, (most, *([name] for name in suite.last)), (first, *later), suite.seeds)
     for start, variants, relaxations, seed in groups:
         for variant, smoother, relaxation in product(variants, suite.smoothers, relaxations):
-            if smoother in (suite.variants[variant].smoothers or suite.smoothers):
+            limits = (suite.variants[variant].smoothers, suite.starts[start].smoothers)
+            if all(smoother in (limit or suite.smoothers) for limit in limits):
                 yield Cell(start, smoother, relaxation, seed, variant=variant)
+
+
+def source_of(suite: Suite, cell: Cell) -> Cell | None:
+    """The cell that a cell takes its weights from; None if it starts from scratch."""
+    if cell.start == SCRATCH:
+        return None
+    start = suite.starts[cell.start]
+    return cell._replace(start=SCRATCH, smoother=start.smoother, relaxation=start.relaxation or cell.relaxation)
 
 
 def narrowed(suite: Suite, only: Mapping[Axis, Sequence[str]]) -> Suite:
@@ -216,7 +250,7 @@ def trials(suite: Suite, smoother: str) -> tuple[Overrides, ...]:
 def overrides_of(suite: Suite, cell: Cell, tuned: Overrides) -> Overrides:
     """What a cell changes in the settings of the suite; later ones win."""
     axes = (*suite.relaxations[cell.relaxation], *suite.smoothers[cell.smoother], *suite.variants[cell.variant].set)
-    return (*axes, *tuned, *suite.starts[cell.start], f"seed={cell.seed}")
+    return (*axes, *tuned, *suite.starts[cell.start].set, f"seed={cell.seed}")
 
 
 def config_of(suite: Suite, cell: Cell, tuned: Overrides) -> RunConfig:
@@ -235,7 +269,10 @@ def config_of(suite: Suite, cell: Cell, tuned: Overrides) -> RunConfig:
 def settings_digest(suite: Suite, cell: Cell) -> str:
     """A fingerprint of what a suite says about a cell, tuning left out: records of other settings are not its own."""
     variant = suite.variants[cell.variant]
-    facts = [suite.run, overrides_of(suite, cell, ()), variant.extends, variant.epochs or suite.epochs]
+    facts: list[Any] = [suite.run, overrides_of(suite, cell, ()), variant.extends, variant.epochs or suite.epochs]
+    source = source_of(suite, cell)
+    if source and (source.smoother, source.relaxation) != (PLAIN, LOOSE):
+        facts.append([source.smoother, source.relaxation])
     text = json.dumps([*facts, suite.certify.model_dump()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -15,7 +15,9 @@ class CellRecord(BaseModel):
     """One cell.
 
     Attributes:
-        start: where its weights came from: ``scratch``, or ``warm`` from the IBP network of the same seed.
+        start: where its weights came from, by the suite's name for it: ``scratch``, or ``warm`` from the IBP network.
+        source: smoother and relaxation of the cell whose weights it started from; empty from scratch, and in older
+            records, which know no other than plain IBP.
         relaxation: of the training loss, its slope rule included in the name; empty where the variant says it.
         variant: value of the suite's own axis, such as a training method; empty without one.
         trial: number of the setting that was tried for tuning; None for a final cell.
@@ -41,6 +43,7 @@ class CellRecord(BaseModel):
     seed: int
     trial: int | None = None
     variant: str = ""
+    source: tuple[str, ...] = ()
     overrides: tuple[str, ...]
     split: str
     images: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -58,8 +58,8 @@ def rows(cells: Iterable[CellRecord]) -> list[Row]:
 
 def comparisons(cells: Iterable[CellRecord], baseline: str = "") -> list[Comparison]:
     """The questions of the experiment: tight against loose, DeepPoly's other slope rules against the published one,
-    smoothed against plain, warm against its control, each variant against the baseline, and each smoothed DeepPoly
-    against the best plain network."""
+    smoothed against plain, warm against its control, a start from smoothed weights against one from plain weights, each
+    variant against the baseline, and each smoothed DeepPoly against the best plain network."""
     groups = _grouped(cells)
     found = [_compare(question, one, other, groups) for question, one, other in _questions(groups, baseline)]
     return [each for each in found if each.seeds > 0]
@@ -77,13 +77,27 @@ def _questions(groups: dict[Condition, list[CellRecord]], baseline: str) -> Iter
             yield "smoothed - plain", here, (start, "none", relaxation, *variant)
         if start != "scratch":
             yield "warm - scratch", here, ("scratch", smoother, relaxation, *variant)
+            yield from (("smoothed - plain start", here, other) for other in _plain_starts(here, groups))
         if variant and variant != [baseline]:
             yield f"variant - {baseline}", here, (start, smoother, relaxation, baseline)
-    plain = [row for row in (_row(*item) for item in groups.items()) if row.condition[1] == "none"]
+    plain = [_row(here, cells) for here, cells in groups.items() if not _smoothed(here, cells)]
     if plain:
         best = max(plain, key=lambda row: row.certified).condition
-        smoothed = [each for each in groups if each[1] != "none" and each[2].startswith("deeppoly")]
-        yield from (("smoothed DeepPoly - best plain", each, best) for each in smoothed)
+        tight = [here for here, cells in groups.items() if _smoothed(here, cells) and here[2].startswith("deeppoly")]
+        yield from (("smoothed DeepPoly - best plain", each, best) for each in tight)
+
+
+def _smoothed(condition: Condition, cells: Sequence[CellRecord]) -> bool:
+    """Whether its training was, or that of the weights it started from."""
+    return condition[1] != "none" or cells[0].source[:1] not in ((), ("none",))
+
+
+def _plain_starts(here: Condition, groups: dict[Condition, list[CellRecord]]) -> Iterator[Condition]:
+    """Those that went on in the same way from weights that were trained alike, but without smoothing."""
+    smoother, *relaxation = groups[here][0].source or ("none",)
+    if smoother != "none":
+        twins = (each for each, cells in groups.items() if cells[0].source == ("none", *relaxation))
+        yield from (each for each in twins if each[1:] == here[1:])
 
 
 def difference(one: Iterable[CellRecord], other: Iterable[CellRecord]) -> tuple[int, float, float, float]:
