@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tightrope.cli._console import TrainingProgress, out, percent, print_hint, table
+from tightrope.cli._console import TrainingProgress, out, print_hint, table
 from tightrope.cli._guard import guarded
 from tightrope.errors import MissingDataError
 from tightrope.experiments.experiment import Budget, Experiment, default_folder, smaller
@@ -15,6 +15,7 @@ from tightrope.experiments.suite import load_suite
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.comparison import Comparison, Row, comparisons, rows
 from tightrope.reports.gather import condition_name
+from tightrope.reports.units import duration, roughly
 
 
 @guarded
@@ -51,26 +52,24 @@ def show(cells: list[CellRecord], folder: Path, baseline: str = "") -> None:
     """Print the tables."""
     if not cells:
         raise MissingDataError(f"There are no finished cells in {folder}.")
-    columns = ["trained with", "seeds", "natural", "adversarial", "certified", "+-", "unknown"]
-    columns += ["loss evaluations", "seconds"]
-    title = f"{cells[0].images:,} {cells[0].split} images, eps {cells[0].eps}, complete verification"
+    columns = ["trained with", "seeds", "nat.", "adv.", "cert.", "+-", "unkn.", "losses", "time"]
+    title = f"{cells[0].images:,} {cells[0].split} images, eps {cells[0].eps}, complete verification; in percent"
     out.print(table(columns, [_cells_of(row) for row in rows(cells)], title))
-    found = comparisons(cells, baseline)
-    columns = ["certified accuracy", "seeds", "difference", "95 % interval", "so it is"]
+    if not (found := comparisons(cells, baseline)):
+        return
+    columns = ["certified accuracy", "seeds", "mean", "95 % interval", "so it is"]
     out.print(table(columns, [_cells_of_comparison(each) for each in found], "Paired over seeds, in points"))
     print_hint("An order is claimed only where the interval excludes 0; with one seed nothing is claimed.")
 
 
 def _cells_of(row: Row) -> list[str]:
-    shares = [percent(share) for share in (row.natural, row.adversarial, row.certified)]
-    spread = [f"{100 * row.spread:.1f}", percent(row.unknown)]
+    shares = (row.natural, row.adversarial, row.certified, row.spread, row.unknown)
     return [
         condition_name(row.condition),
         str(row.seeds),
-        *shares,
-        *spread,
-        f"{row.evaluations:,}",
-        f"{row.seconds:.0f}",
+        *(f"{100 * share:.1f}" for share in shares),
+        roughly(row.evaluations),
+        duration(row.seconds),
     ]
 
 

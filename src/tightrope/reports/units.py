@@ -112,6 +112,19 @@ def duration(seconds: float | None) -> str:
     return f"{1000 * seconds:.3g} ms"
 
 
+def roughly(count: int) -> str:
+    """A count in two digits or three.
+
+    Example:
+        >>> roughly(640), roughly(2130), roughly(3774360)
+        ('640', '2.1k', '3.8M')
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.0f}{unit}" if count >= 99.5 * size else f"{count / size:.2g}{unit}"
+    return str(count)
+
+
 def number(value: float) -> str:
     """A measured value in few digits.
 
