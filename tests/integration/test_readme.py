@@ -74,7 +74,9 @@ PGPE, AFTER = ("scratch", "pgpe", "deeppoly"), ("after-pgpe", "none", "deeppoly"
 COMPARED = [
     *((PGPE, other) for other in (("scratch", "none", "deeppoly"), ("scratch", "rgs", "deeppoly"))),
     *((PGPE, other) for other in (("scratch", "rgs-16", "deeppoly"), ("scratch", "pgpe", "ibp"))),
-    *((AFTER, other) for other in (("after-none", "none", "deeppoly"), ("after-pgpe", "none", "ibp"))),
+    *((AFTER, ("after-none", "none", other)) for other in ("deeppoly", "ibp")),
+    (AFTER, ("after-pgpe", "none", "ibp")),
+    ((*AFTER, "natural"), ("after-none", "none", "ibp", "natural")),
 ]
 """What is said to be above what, by how much."""
 
@@ -82,12 +84,13 @@ COMPARED = [
 def test_figures_of_equal_settings_are_those_of_the_records() -> None:
     """What the two pages say of the estimators at 7 x 7: means, their intervals, and the paired differences."""
     page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split()).replace("\N{MINUS SIGN}", "-")
-    found: dict[tuple[str, str, str], list[float]] = {}
+    found: dict[tuple[str, ...], list[float]] = {}
     for cell in sorted(read_cells(ROOT / "results/paradox-mnist-7x7-estimators"), key=lambda cell: cell.seed):
-        found.setdefault((cell.start, cell.smoother, cell.relaxation), []).append(100 * cell.certified)
+        found.setdefault(cell.condition, []).append(100 * cell.certified)
+        found.setdefault((*cell.condition, "natural"), []).append(100 * cell.natural)
     ways = [("scratch", smoother) for smoother in ("none", "rgs", "rgs-16", "pgpe")]
     for columns in (ways, [("after-none", "none"), ("after-pgpe", "none")]):
-        for relaxation, title in (("ibp", "IBP"), ("deeppoly", "DeepPoly"), ("deeppoly-zero", "DeepPoly-zero")):
+        for relaxation, title in (("ibp", "IBP"), ("deeppoly", "DeepPoly")):
             each = [found[*column, relaxation] for column in columns]
             assert [len(values) for values in each] == [5] * len(columns)
             cells = [f"{mean(values):.1f} ± {(paired(values)[1] - paired(values)[0]) / 2:.1f}" for values in each]
@@ -101,6 +104,15 @@ def test_figures_of_equal_settings_are_those_of_the_records() -> None:
     readme_text = " ".join(README.split())
     assert f"DeepPoly certifies {plain:.1f} % with plain gradients, {first_order:.1f} % with RGS" in readme_text
     assert f"and {zeroth:.1f} % with PGPE" in readme_text
+    ends = [
+        mean(found[each, "none", name]) for each, name in (AFTER[::2], ("after-none", AFTER[2]), ("after-none", "ibp"))
+    ]
+    assert (
+        "to {:.1f} %, the one that plain gradients began to {:.1f} %; IBP comes to {:.1f} %".format(*ends)
+        in readme_text
+    )
+    natural = [mean(found[*each, "natural"]) for each in (("after-none", "none", "ibp"), AFTER)]
+    assert "surely lower ({:.1f} beside {:.1f} %)".format(*natural) in readme_text
 
 
 @pytest.mark.parametrize(
