@@ -71,12 +71,17 @@ def test_every_table_of_an_experiment_is_from_a_record() -> None:
 
 
 PGPE, AFTER = ("scratch", "pgpe", "deeppoly"), ("after-pgpe", "none", "deeppoly")
+FLAT, FLAT_AFTER = ("scratch", "pgpe", "deeppoly-zero"), ("after-pgpe", "none", "deeppoly-zero")
 COMPARED = [
     *((PGPE, other) for other in (("scratch", "none", "deeppoly"), ("scratch", "rgs", "deeppoly"))),
     *((PGPE, other) for other in (("scratch", "rgs-16", "deeppoly"), ("scratch", "pgpe", "ibp"))),
     *((AFTER, ("after-none", "none", other)) for other in ("deeppoly", "ibp")),
     (AFTER, ("after-pgpe", "none", "ibp")),
     ((*AFTER, "natural"), ("after-none", "none", "ibp", "natural")),
+    (("scratch", "none", FLAT[2]), ("scratch", "none", "ibp")),
+    *((FLAT, ("scratch", *other)) for other in (("none", FLAT[2]), ("rgs", FLAT[2]), ("pgpe", "ibp"))),
+    *((FLAT_AFTER, (start, "none", FLAT[2])) for start in ("after-none", "after-rgs-16")),
+    *((FLAT_AFTER, (start, "none", "ibp")) for start in ("after-none", "after-pgpe", "length")),
 ]
 """What is said to be above what, by how much."""
 
@@ -88,13 +93,19 @@ def test_figures_of_equal_settings_are_those_of_the_records() -> None:
     for cell in sorted(read_cells(ROOT / "results/paradox-mnist-7x7-estimators"), key=lambda cell: cell.seed):
         found.setdefault(cell.condition, []).append(100 * cell.certified)
         found.setdefault((*cell.condition, "natural"), []).append(100 * cell.natural)
+    longer = read_cells(ROOT / "results/paradox-mnist-7x7-length")
+    found["length", "none", "ibp"] = [100 * c.certified for c in longer if c.condition == ("scratch", "none", "ibp")]
     ways = [("scratch", smoother) for smoother in ("none", "rgs", "rgs-16", "pgpe")]
-    for columns in (ways, [("after-none", "none"), ("after-pgpe", "none")]):
-        for relaxation, title in (("ibp", "IBP"), ("deeppoly", "DeepPoly")):
+    for columns in (ways, [(f"after-{smoother}", "none") for smoother in ("none", "rgs-16", "pgpe")]):
+        for relaxation, title in (("ibp", "IBP"), ("deeppoly", "DeepPoly"), ("deeppoly-zero", "DeepPoly-zero")):
             each = [found[*column, relaxation] for column in columns]
             assert [len(values) for values in each] == [5] * len(columns)
             cells = [f"{mean(values):.1f} ± {(paired(values)[1] - paired(values)[0]) / 2:.1f}" for values in each]
             assert f"| {title} | {' | '.join(cells)} |" in page
+    ways = [("scratch", "none"), ("scratch", "pgpe"), ("after-none", "none"), ("after-pgpe", "none")]
+    crown = [mean(found[*way, "crown_ibp"]) for way in ways]
+    said = "{:.1f} % with plain gradients and {:.1f} % under PGPE, {:.1f} and {:.1f} % at the end".format(*crown)
+    assert said in page
     for one, other in COMPARED:
         differences = [first - second for first, second in zip(found[one], found[other], strict=True)]
         low, high = paired(differences)
@@ -111,6 +122,9 @@ def test_figures_of_equal_settings_are_those_of_the_records() -> None:
         "to {:.1f} %, the one that plain gradients began to {:.1f} %; IBP comes to {:.1f} %".format(*ends)
         in readme_text
     )
+    flat = [mean(found[each]) for each in (FLAT, (*FLAT[:2], "ibp"), FLAT_AFTER, ("after-none", *FLAT_AFTER[1:]))]
+    assert "{:.1f} % under PGPE, surely above IBP's {:.1f} %, and {:.1f} % at the end".format(*flat) in readme_text
+    assert f"surely above the {flat[3]:.1f} % of plain gradients" in readme_text
     natural = [mean(found[*each, "natural"]) for each in (("after-none", "none", "ibp"), AFTER)]
     assert "surely lower ({:.1f} beside {:.1f} %)".format(*natural) in readme_text
 
