@@ -106,6 +106,16 @@ def test_figures_of_equal_settings_are_those_of_the_records() -> None:
     crown = [mean(found[*way, "crown_ibp"]) for way in ways]
     said = "{:.1f} % with plain gradients and {:.1f} % under PGPE, {:.1f} and {:.1f} % at the end".format(*crown)
     assert said in page
+    for relaxation, said in (
+        (FLAT[2], "with flat lower lines {:.1f}, {:.1f} and {:.1f} %"),
+        ("ibp", "{:.1f}, {:.1f} and {:.1f} %"),
+    ):
+        assert said.format(*(mean(found["scratch", each, relaxation]) for each in ("none", "rgs", "pgpe"))) in page
+    ends = [
+        mean(found[start, "none", name]) for start in ("after-pgpe", "after-none") for name in ("deeppoly", FLAT[2])
+    ]
+    said = "to {:.1f} % (DeepPoly) and {:.1f} % (flat lines), those that plain gradients began to {:.1f} and {:.1f} %"
+    assert said.format(*ends) in page
     for one, other in COMPARED:
         differences = [first - second for first, second in zip(found[one], found[other], strict=True)]
         low, high = paired(differences)

@@ -11,7 +11,7 @@ from tightrope.cli._console import TrainingProgress, out, print_hint, table
 from tightrope.cli._guard import guarded
 from tightrope.errors import MissingDataError
 from tightrope.experiments.experiment import Budget, Experiment, default_folder, smaller
-from tightrope.experiments.suite import load_suite
+from tightrope.experiments.suite import SCRATCH, load_suite
 from tightrope.records.cell import CellRecord, read_cells
 from tightrope.reports.comparison import Comparison, Row, comparisons, rows
 from tightrope.reports.gather import condition_name
@@ -55,6 +55,8 @@ def show(cells: list[CellRecord], folder: Path, baseline: str = "") -> None:
     columns = ["trained with", "seeds", "nat.", "adv.", "cert.", "+-", "unkn.", "losses", "time"]
     title = f"{cells[0].images:,} {cells[0].split} images, eps {cells[0].eps}, complete verification; in percent"
     out.print(table(columns, [_cells_of(row) for row in rows(cells)], title))
+    if any(cell.start != SCRATCH for cell in cells):
+        print_hint("Losses and time are a cell's own, without those of the network that it started from.")
     if not (found := comparisons(cells, baseline)):
         return
     columns = ["certified accuracy", "seeds", "mean", "95 % interval", "so it is"]

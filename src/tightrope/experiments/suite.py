@@ -271,7 +271,7 @@ def settings_digest(suite: Suite, cell: Cell) -> str:
     variant = suite.variants[cell.variant]
     facts: list[Any] = [suite.run, overrides_of(suite, cell, ()), variant.extends, variant.epochs or suite.epochs]
     source = source_of(suite, cell)
-    if source and (source.smoother, source.relaxation) != (PLAIN, LOOSE):
+    if source and (source.smoother, source.relaxation) != (PLAIN, LOOSE):  # as in records of when there was no other
         facts.append([source.smoother, source.relaxation])
     text = json.dumps([*facts, suite.certify.model_dump()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

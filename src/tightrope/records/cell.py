@@ -26,7 +26,7 @@ class CellRecord(BaseModel):
         natural, adversarial, certified, unknown: shares of the images; certified by complete verification, so that
             unknown are only those whose time was up.
         evaluations: losses of a mini-batch evaluated in training, each differentiated if ``differentiated``.
-        train_seconds, certify_seconds: what it took.
+        train_seconds, certify_seconds: what it took; like ``evaluations`` without the cell that it started from.
         dataset, network, epochs, train_images, processor, threads: what was trained, how long, on what.
         settings: fingerprint of what the suite said about the cell.
         departures: settings that are not those of the literature's recipe for the variant.
