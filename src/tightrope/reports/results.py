@@ -176,7 +176,7 @@ def _of_run(run: TrainedRun) -> Result | None:
         seed=run.seed,
         subject=Subject(main.data, radius(main.eps), found.count, main.complete),
         relaxation=relaxation_of(run.config),
-        smoother=printed(str(_section(run.config, "smoother").get("name", "none"))),
+        smoother=smoother_of(run.config),
         model=str(_section(run.config, "model").get("name", "")),
         weights=record.weights,
         natural=natural,
@@ -199,7 +199,7 @@ def _of_cell(cell: TrainedCell) -> Result:
         seed=found.seed,
         subject=Subject(f"{data} {found.split}", radius(found.eps), found.images, True),
         relaxation=relaxation + ("" if found.start == "scratch" else f", {found.start}"),
-        smoother=printed(found.smoother or str(_section(cell.config, "smoother").get("name", "none"))),
+        smoother=printed(found.smoother) if found.smoother else smoother_of(cell.config),
         model=found.network or str(_section(cell.config, "model").get("name", "")),
         weights=found.weights,
         natural=natural,
@@ -230,6 +230,18 @@ def relaxation_of(config: Mapping[str, Any]) -> str:
         relaxation, options = relaxation.get("name", ""), f" ({', '.join(others)})" if others else ""
     shown = f"{printed(str(relaxation))}{options}"
     return shown if name == "certified" else f"{name}, {shown}"
+
+
+def smoother_of(config: Mapping[str, Any]) -> str:
+    """What the training loss is smoothed with, in words, and how long if not to the end.
+
+    Example:
+        >>> smoother_of({"smoother": {"name": "pgpe", "epochs": 10}})
+        'PGPE (10 epochs)'
+    """
+    smoother = _section(config, "smoother")
+    name, epochs = printed(str(smoother.get("name", "none"))), smoother.get("epochs")
+    return name if epochs is None else f"{name} ({epochs} epochs)"
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
