@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -52,7 +53,10 @@ def test_figures_of_complete_verification_are_those_of_the_records(row: tuple[st
     assert f"{summary['seconds'] / 60:.1f}" == minutes
 
 
-@pytest.mark.parametrize(("size", "table"), [("mnist-small-0.3", "matrix"), ("mnist-7x7", "matrix-7x7")])
+@pytest.mark.parametrize(
+    ("size", "table"),
+    [("mnist-small-0.3", "matrix"), ("mnist-small", "matrix-mnist-0.1"), ("mnist-7x7", "matrix-7x7")],
+)
 def test_tables_of_the_experiment_are_those_of_its_records(size: str, table: str) -> None:
     folder = ROOT / f"results/paradox-{size}"
     written = (folder / f"{table}.md").read_text()
@@ -137,6 +141,51 @@ def test_figures_of_equal_settings_are_those_of_the_records() -> None:
     assert f"surely above the {flat[3]:.1f} % of plain gradients" in readme_text
     natural = [mean(found[*each, "natural"]) for each in (("after-none", "none", "ibp"), AFTER)]
     assert "surely lower ({:.1f} beside {:.1f} %)".format(*natural) in readme_text
+
+
+SLOW, PLAIN = ("pgpe-first", "deeppoly-zero"), "none"
+DIFFERENCES = [
+    ("mnist-small", (PLAIN, "deeppoly"), (PLAIN, "ibp")),
+    *(("mnist-small", (smoother, "deeppoly"), (PLAIN, "deeppoly")) for smoother in ("rgs", "hybrid", "pgpe")),
+    ("mnist-small", ("pgpe", "ibp"), (PLAIN, "ibp")),
+    ("mnist-small", ("pgpe", "deeppoly"), ("pgpe", "ibp")),
+    *(("mnist-7x7-length", SLOW, (PLAIN, relaxation)) for relaxation in ("deeppoly-zero", "ibp")),
+]
+"""The experiment, and what is said to differ from what, over the seeds that both have."""
+
+
+@pytest.mark.parametrize(("size", "one", "other"), DIFFERENCES)
+def test_differences_are_those_of_the_records(size: str, one: tuple[str, str], other: tuple[str, str]) -> None:
+    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split()).replace("\N{MINUS SIGN}", "-")
+    found: dict[tuple[str, ...], dict[int, float]] = {}
+    for cell in read_cells(ROOT / f"results/paradox-{size}"):
+        found.setdefault((cell.smoother, cell.relaxation), {})[cell.seed] = 100 * cell.certified
+    both = sorted(found[one].keys() & found[other].keys())
+    differences = [found[one][seed] - found[other][seed] for seed in both]
+    low, high = paired(differences)
+    said = rf"{abs(mean(differences)):.1f}( points)?( \w+)* \({low:.1f} to {high:.1f}\)"
+    assert re.search(said, page), said
+
+
+def test_figures_of_pgpe_while_eps_rises_are_those_of_the_records() -> None:
+    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split())
+    folder = ROOT / "results/paradox-mnist-7x7-length"
+    cells = [cell for cell in read_cells(folder) if cell.relaxation == SLOW[1]]
+    ways = {way: {cell.seed: cell for cell in cells if cell.smoother == way} for way in (SLOW[0], PLAIN)}
+    seeds, last = sorted(ways[SLOW[0]]), {}
+    for way, split in product(ways, ("train", "validation")):
+        files = [folder / f"scratch/{way}-{SLOW[1]}/seed-{seed}/metrics.jsonl" for seed in seeds]
+        losses = [json.loads(file.read_text().splitlines()[-1])[split]["surrogate_loss"] for file in files]
+        last[way, split] = (min(losses), max(losses))
+    certified = sorted(100 * cell.certified for cell in ways[SLOW[0]].values())
+    assert f"{certified[0]:.1f} to {certified[-1]:.1f} %" in page
+    natural = [mean(100 * ways[way][seed].natural for seed in seeds) for way in (SLOW[0], PLAIN)]
+    assert "({:.1f} beside {:.1f} %)".format(*natural) in page
+    for split, said in (
+        ("train", "training losses of {:.2f} to {:.2f}, where the same seeds without PGPE come to {:.2f} to {:.2f}"),
+        ("validation", "held-out losses of {:.2f} to {:.2f}, beside {:.2f} to {:.2f}"),
+    ):
+        assert said.format(*last[SLOW[0], split], *last[PLAIN, split]) in page
 
 
 @pytest.mark.parametrize(
