@@ -14,7 +14,7 @@ from benchmarks import readme
 
 from tightrope.experiments.suite import Cell, load_suite, settings_digest
 from tightrope.experiments.table import tables_of
-from tightrope.records.cell import read_cells
+from tightrope.records.cell import CellRecord, read_cells
 from tightrope.records.intervals import paired
 from tightrope.reports.tables import markdown
 
@@ -165,6 +165,27 @@ def test_differences_are_those_of_the_records(size: str, one: tuple[str, str], o
     low, high = paired(differences)
     said = rf"{abs(mean(differences)):.1f}( points)?( \w+)* \({low:.1f} to {high:.1f}\)"
     assert re.search(said, page), said
+
+
+def test_figures_of_tuning_at_eps_0_1_are_those_of_the_records() -> None:
+    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split())
+    folder = ROOT / "results/paradox-mnist-small"
+    tried = {name: sorted(folder.glob(f"tuning/none-{name}/trial-*/*/cell.json")) for name in ("deeppoly", "ibp")}
+    held_out = {name: [100 * CellRecord.read(path).certified for path in paths] for name, paths in tried.items()}
+    first = [scores[0] for scores in held_out.values()]
+    best = [max(scores) for scores in held_out.values()]
+    said = "certifies {:.1f} % of the held-out images and IBP {:.1f} %, each with its best setting {:.1f} and {:.1f} %"
+    assert said.format(*first, *best) in page
+    cells = read_cells(folder)
+    share = {
+        (kind, smoother, name): mean(
+            100 * getattr(cell, kind) for cell in cells if (cell.smoother, cell.relaxation) == (smoother, name)
+        )
+        for kind, smoother, name in product(("natural", "certified"), (PLAIN, "rgs", "hybrid"), tried)
+    }
+    assert "({:.1f} beside {:.1f} %)".format(*(share["natural", PLAIN, name] for name in tried)) in page
+    lost = [share["certified", PLAIN, "ibp"] - share["certified", smoother, "ibp"] for smoother in ("rgs", "hybrid")]
+    assert "for IBP {:.1f} and {:.1f}; none of it is sure".format(*lost) in page
 
 
 def test_figures_of_pgpe_while_eps_rises_are_those_of_the_records() -> None:
