@@ -20,6 +20,7 @@ from tightrope.reports.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+FOUND = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split()).replace("\N{MINUS SIGN}", "-")
 ROWS = re.findall(r"^\| `([\w./-]+)` \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", README, re.M)
 COMPLETE = re.findall(r"^\| `([\w./-]+)` \| ([\d.]+) \| ([\d.]+) \| (\d+) \| ([\d.]+) \|$", README, re.M)
 
@@ -92,7 +93,6 @@ COMPARED = [
 
 def test_figures_of_equal_settings_are_those_of_the_records() -> None:
     """What the two pages say of the estimators at 7 x 7: means, their intervals, and the paired differences."""
-    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split()).replace("\N{MINUS SIGN}", "-")
     found: dict[tuple[str, ...], list[float]] = {}
     for cell in sorted(read_cells(ROOT / "results/paradox-mnist-7x7-estimators"), key=lambda cell: cell.seed):
         found.setdefault(cell.condition, []).append(100 * cell.certified)
@@ -105,26 +105,26 @@ def test_figures_of_equal_settings_are_those_of_the_records() -> None:
             each = [found[*column, relaxation] for column in columns]
             assert [len(values) for values in each] == [5] * len(columns)
             cells = [f"{mean(values):.1f} ± {(paired(values)[1] - paired(values)[0]) / 2:.1f}" for values in each]
-            assert f"| {title} | {' | '.join(cells)} |" in page
+            assert f"| {title} | {' | '.join(cells)} |" in FOUND
     ways = [("scratch", "none"), ("scratch", "pgpe"), ("after-none", "none"), ("after-pgpe", "none")]
     crown = [mean(found[*way, "crown_ibp"]) for way in ways]
     said = "{:.1f} % with plain gradients and {:.1f} % under PGPE, {:.1f} and {:.1f} % at the end".format(*crown)
-    assert said in page
+    assert said in FOUND
     for relaxation, said in (
         (FLAT[2], "with flat lower lines {:.1f}, {:.1f} and {:.1f} %"),
         ("ibp", "{:.1f}, {:.1f} and {:.1f} %"),
     ):
-        assert said.format(*(mean(found["scratch", each, relaxation]) for each in ("none", "rgs", "pgpe"))) in page
+        assert said.format(*(mean(found["scratch", each, relaxation]) for each in ("none", "rgs", "pgpe"))) in FOUND
     ends = [
         mean(found[start, "none", name]) for start in ("after-pgpe", "after-none") for name in ("deeppoly", FLAT[2])
     ]
     said = "to {:.1f} % (DeepPoly) and {:.1f} % (flat lines), those that plain gradients began to {:.1f} and {:.1f} %"
-    assert said.format(*ends) in page
+    assert said.format(*ends) in FOUND
     for one, other in COMPARED:
         differences = [first - second for first, second in zip(found[one], found[other], strict=True)]
         low, high = paired(differences)
         said = rf"{mean(differences):.1f}(?: points)?(?: \(|, ){low:.1f} to {high:.1f}\)"
-        assert re.search(said, page), (one, other, said)
+        assert re.search(said, FOUND), (one, other, said)
     plain, first_order, zeroth = (mean(found["scratch", each, "deeppoly"]) for each in ("none", "rgs", "pgpe"))
     readme_text = " ".join(README.split())
     assert f"DeepPoly certifies {plain:.1f} % with plain gradients, {first_order:.1f} % with RGS" in readme_text
@@ -156,7 +156,6 @@ DIFFERENCES = [
 
 @pytest.mark.parametrize(("size", "one", "other"), DIFFERENCES)
 def test_differences_are_those_of_the_records(size: str, one: tuple[str, str], other: tuple[str, str]) -> None:
-    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split()).replace("\N{MINUS SIGN}", "-")
     found: dict[tuple[str, ...], dict[int, float]] = {}
     for cell in read_cells(ROOT / f"results/paradox-{size}"):
         found.setdefault((cell.smoother, cell.relaxation), {})[cell.seed] = 100 * cell.certified
@@ -164,18 +163,17 @@ def test_differences_are_those_of_the_records(size: str, one: tuple[str, str], o
     differences = [found[one][seed] - found[other][seed] for seed in both]
     low, high = paired(differences)
     said = rf"{abs(mean(differences)):.1f}( points)?( \w+)* \({low:.1f} to {high:.1f}\)"
-    assert re.search(said, page), said
+    assert re.search(said, FOUND), said
 
 
 def test_figures_of_tuning_at_eps_0_1_are_those_of_the_records() -> None:
-    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split())
     folder = ROOT / "results/paradox-mnist-small"
     tried = {name: sorted(folder.glob(f"tuning/none-{name}/trial-*/*/cell.json")) for name in ("deeppoly", "ibp")}
     held_out = {name: [100 * CellRecord.read(path).certified for path in paths] for name, paths in tried.items()}
     first = [scores[0] for scores in held_out.values()]
     best = [max(scores) for scores in held_out.values()]
     said = "certifies {:.1f} % of the held-out images and IBP {:.1f} %, each with its best setting {:.1f} and {:.1f} %"
-    assert said.format(*first, *best) in page
+    assert said.format(*first, *best) in FOUND
     cells = read_cells(folder)
     share = {
         (kind, smoother, name): mean(
@@ -183,13 +181,14 @@ def test_figures_of_tuning_at_eps_0_1_are_those_of_the_records() -> None:
         )
         for kind, smoother, name in product(("natural", "certified"), (PLAIN, "rgs", "hybrid"), tried)
     }
-    assert "({:.1f} beside {:.1f} %)".format(*(share["natural", PLAIN, name] for name in tried)) in page
+    assert "({:.1f} beside {:.1f} %)".format(*(share["natural", PLAIN, name] for name in tried)) in FOUND
     lost = [share["certified", PLAIN, "ibp"] - share["certified", smoother, "ibp"] for smoother in ("rgs", "hybrid")]
-    assert "for IBP {:.1f} and {:.1f}; none of it is sure".format(*lost) in page
+    assert "for IBP {:.1f} and {:.1f}; none of it is sure".format(*lost) in FOUND
+    epochs = [json.loads(line) for path in folder.glob("scratch/pgpe-*/*/metrics.jsonl") for line in path.open()]
+    assert f"a signal-to-noise ratio of at most {max(epoch['train']['snr'] for epoch in epochs):.2f}" in FOUND
 
 
 def test_figures_of_pgpe_while_eps_rises_are_those_of_the_records() -> None:
-    page = " ".join((ROOT / "docs/explanation/what-we-found.md").read_text().split())
     folder = ROOT / "results/paradox-mnist-7x7-length"
     cells = [cell for cell in read_cells(folder) if cell.relaxation == SLOW[1]]
     ways = {way: {cell.seed: cell for cell in cells if cell.smoother == way} for way in (SLOW[0], PLAIN)}
@@ -199,14 +198,14 @@ def test_figures_of_pgpe_while_eps_rises_are_those_of_the_records() -> None:
         losses = [json.loads(file.read_text().splitlines()[-1])[split]["surrogate_loss"] for file in files]
         last[way, split] = (min(losses), max(losses))
     certified = sorted(100 * cell.certified for cell in ways[SLOW[0]].values())
-    assert f"{certified[0]:.1f} to {certified[-1]:.1f} %" in page
+    assert f"{certified[0]:.1f} to {certified[-1]:.1f} %" in FOUND
     natural = [mean(100 * ways[way][seed].natural for seed in seeds) for way in (SLOW[0], PLAIN)]
-    assert "({:.1f} beside {:.1f} %)".format(*natural) in page
+    assert "({:.1f} beside {:.1f} %)".format(*natural) in FOUND
     for split, said in (
         ("train", "training losses of {:.2f} to {:.2f}, where the same seeds without PGPE come to {:.2f} to {:.2f}"),
         ("validation", "held-out losses of {:.2f} to {:.2f}, beside {:.2f} to {:.2f}"),
     ):
-        assert said.format(*last[SLOW[0], split], *last[PLAIN, split]) in page
+        assert said.format(*last[SLOW[0], split], *last[PLAIN, split]) in FOUND
 
 
 @pytest.mark.parametrize(
